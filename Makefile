@@ -1,0 +1,62 @@
+# What a clone needs is set up by whatever target needs it: system packages (as root, or it says which), then .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help setup demo lint test test-store soak bench man deb clean
+
+VENV := .venv
+PY := $(VENV)/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:
+	@echo "make demo                mount the embedded store memfs://demo and show what kopsfs does (set-up included)"
+	@echo "make test                every test (set-up included); make lint: ruff, mypy, man pages, units"
+	@echo "make test-store STORE=x  all tests of one store (file memfs s3 do gs swift k8s oss), slow ones too"
+	@echo "make soak                every slow test"
+	@echo "make bench               the table of figures, beside rclone and s3fs where they are installed"
+	@echo "make man, make deb       render the man pages; build the Debian package"
+
+setup: $(VENV)/.all
+
+# Enough to mount and for the demo: pyfuse3 is compiled here, the rest are wheels.
+$(VENV)/.core: pyproject.toml packaging/setup-system
+	packaging/setup-system
+	python=$$(packaging/setup-system --python); [ -x $(PY) ] || "$$python" -m venv $(VENV)
+	$(PY) -m pip install --quiet --editable '.[cli]'
+	touch $@
+
+$(VENV)/.all: $(VENV)/.core
+	$(PY) -m pip install --quiet --editable '.[all,test,lint]'
+	touch $@
+
+demo: $(VENV)/.core
+	$(PY) packaging/demo.py
+
+lint: $(VENV)/.all
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/flake8-async --enable=ASYNC1,ASYNC2,ASYNC9 $$(git ls-files 'kopsfs/*.py')
+	packaging/lint-documents
+
+test: $(VENV)/.all
+	$(PY) -m pytest
+
+test-store: $(VENV)/.all
+	@[ -n "$(STORE)" ] || { echo "make test-store STORE=file|memfs|s3|do|gs|swift|k8s|oss" >&2; exit 2; }
+	$(PY) -m pytest --store=$(STORE)
+
+soak: $(VENV)/.all
+	$(PY) -m pytest -m slow
+
+bench: $(VENV)/.all
+	$(PY) -m tests.bench
+
+man: $(VENV)/.core
+	$(PY) packaging/man/render.py
+
+deb:
+	packaging/build-deb
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
