@@ -1,0 +1,1 @@
+"""What does a system call do to a store? No pyfuse3 here; read `tree.py`, `journal.py`, `filesystem.py`."""
