@@ -1,0 +1,39 @@
+"""What does a kops channel recommend?  `channel show`."""
+
+from __future__ import annotations
+
+import argparse
+
+from kopsfs.cli import program
+
+_EPILOG = """\
+examples:
+  kopsfs channel show                      stable: as fetched last, else as shipped
+  kopsfs channel show alpha --refresh      fetch it from kops's repository, keep it
+  kopsfs channel show stable --channel-dir /etc/kops/channels
+
+infer, explain and validate use the same: --channel-dir, else what was fetched, else what is
+shipped. Nothing is fetched unasked.
+"""
+
+
+def register(subparsers: program.Subparsers) -> None:
+    """Add `channel`."""
+    parser = subparsers.add_parser(
+        "channel",
+        help=program.summary_of("channel"),
+        description="Show the Kubernetes versions and images that a kops channel recommends.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("action", choices=("show",), help="print it")
+    parser.add_argument("name", nargs="?", default="stable", help="stable (default), alpha, or another name")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--refresh", action="store_true", help="fetch it and keep it for later")
+    where.add_argument("--channel-dir", metavar="DIR", help="read it from this directory")
+    parser.set_defaults(run=_run)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from kopsfs.cli import channels
+
+    return channels.run(parsed)

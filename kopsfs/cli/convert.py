@@ -1,0 +1,49 @@
+"""How does a document look in another API version?  `convert`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from kopsfs.cli import naming, program
+
+_EPILOG = """\
+examples:
+  kopsfs convert -f cluster.yaml --to v1alpha3
+  kopsfs convert c1.example.com --to v1alpha3       the author's cluster and groups
+
+kops's decoding defaults are applied, and what an API version has no field for is dropped, as kops
+does both; unknown fields are named on stderr. Objects that are not kops's stay as they are; a
+`cluster.spec` of kops 1.21 or earlier, which has no apiVersion, is read as v1alpha2.
+"""
+
+
+def register(subparsers: program.Subparsers) -> None:
+    """Add `convert`."""
+    parser = subparsers.add_parser(
+        "convert",
+        help=program.summary_of("convert"),
+        description="Convert documents between kops's API versions.",
+        epilog=_EPILOG,
+    )
+    naming.add_documents(parser)
+    parser.add_argument("--to", choices=("v1alpha2", "v1alpha3"), required=True, help="the API version to write")
+    parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="how to print (yaml)")
+    parser.set_defaults(run=_run)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from kopsfs.cli import inputs
+    from kopsfs.spec import writer
+    from kopsfs.spec.conversion import converted
+    from kopsfs.spec.field import RefusedError
+
+    try:
+        done = [converted(document, parsed.to) for document in inputs.subject_of(parsed).documents]
+    except RefusedError as error:
+        return inputs.complain_about(error.findings)
+    for _, findings in done:
+        inputs.complain_about(findings)
+    objects = [data for data, _ in done]
+    sys.stdout.write(writer.to_json(objects) if parsed.output == "json" else writer.stream(objects))
+    return 0

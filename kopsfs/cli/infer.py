@@ -1,0 +1,45 @@
+"""What does kops make of a cluster, and what would change?  `infer`."""
+
+from __future__ import annotations
+
+import argparse
+
+from kopsfs.cli import naming, outside, program
+from kopsfs.spec import layout
+
+_EPILOG = f"""\
+examples:
+  kopsfs infer c1.example.com                     the completed cluster, of the tree you are in
+  kopsfs infer -f cluster.yaml --instance-groups  … and the completed groups
+  kopsfs infer c1.example.com --diff              what `kops update` would change in the stored one
+  kopsfs infer c1.example.com --write             store it as {layout.COMPLETED}
+  kopsfs infer --all --diff                       every cluster of the tree
+
+{naming.EPILOG_WORLD}
+exit status: 0; 1 findings, or --diff found a difference; 2 usage; 66 no such input
+"""
+
+
+def register(subparsers: program.Subparsers) -> None:
+    """Add `infer`."""
+    parser = subparsers.add_parser(
+        "infer",
+        help=program.summary_of("infer"),
+        description="Print the completed cluster: every value kops infers, offline, as kops writes it.",
+        epilog=_EPILOG,
+    )
+    naming.add_documents(parser)
+    parser.add_argument("--all", action="store_true", help="every cluster of the tree")
+    parser.add_argument("--instance-groups", action="store_true", help="the completed instance groups too")
+    parser.add_argument("--diff", action="store_true", help="compare with the stored completed cluster")
+    parser.add_argument("--write", action="store_true", help=f"store the result as {layout.COMPLETED}; asks first")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="how to print (yaml)")
+    outside.add_outside(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from kopsfs.cli import completed
+
+    return completed.run(parsed)

@@ -1,0 +1,154 @@
+"""How does a mount start?
+
+Settings, checks, directories; then the daemon, here (`--foreground`) or in the background. In the
+background the command returns when the root directory answers, with the daemon's error if it does
+not. The fork happens before trio, an SDK or a thread exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kopsfs import log, places
+from kopsfs.cli import arguments, program
+from kopsfs.cli.mountpoint import check_fuse, check_mountpoint
+from kopsfs.config import Config
+from kopsfs.errors import ConfigError, KopsfsError
+
+_EPILOG = """\
+examples:
+  kopsfs mount s3://clusters.example.com /mnt/state
+  kopsfs mount /mnt/state                      the store kops would use ($KOPS_STATE_STORE, ~/.kops.yaml …)
+  kopsfs mount --ro --allow-other --cache-secrets=disk s3://clusters.example.com /mnt/state     on a node
+  kopsfs mount --config /etc/kopsfs/prod.toml  everything in a file; keys are long options with _ for -
+
+The mount point must be an empty directory. A size is 64M or 1G, a time 500ms, 5s or 1m.
+Every long option is also a variable: --max-staleness is KOPSFS_MAX_STALENESS.
+"""
+
+
+def register(subparsers: program.Subparsers) -> None:
+    """Add `mount`."""
+    parser = subparsers.add_parser(
+        "mount",
+        help=program.summary_of("mount"),
+        description="Mount a kops state store as a local directory. Returns when `ls` answers.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("places", nargs="*", metavar="[STORE] MOUNTPOINT", help="store URL, and empty directory")
+    arguments.add_options(parser, without={"mountpoint"})
+    parser.set_defaults(run=_run)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    if len(parsed.places) > 2:
+        raise ConfigError(f"too many arguments: {' '.join(parsed.places)}; kopsfs mount [STORE] MOUNTPOINT")
+    *store, mountpoint = parsed.places or [None]
+    if mountpoint is not None and "://" in mountpoint and not Path(mountpoint).exists():
+        store, mountpoint = [mountpoint], None
+    if store and parsed.option_state is not None:
+        raise ConfigError(f"two stores: {store[0]} and --state {parsed.option_state}")
+    more: dict[str, Any] = {"mountpoint": mountpoint, "state": store[0] if store else None}
+    return mount(arguments.load_config(parsed, **more))
+
+
+def mount(config: Config) -> int:
+    """Mount as `config` says; the whole command after the arguments were read.
+
+    Raises:
+        KopsfsError: it cannot be mounted.
+    """
+    if config.mountpoint == Path():
+        raise ConfigError("no mount point was given; kopsfs mount [STORE] MOUNTPOINT")
+    check_fuse(allow_other=config.allow_other)
+    note = check_mountpoint(config.mountpoint)
+    if note:
+        program.complain(note)
+    for directory, what in ((config.state_dir, "state directory"), (config.cache_dir, "cache directory")):
+        places.prepare_directory(directory, what, os.geteuid(), mountpoint=config.mountpoint)
+    if config.foreground:
+        _set_up_log(config, daemon=False)
+        return _serve(config, lambda: None)
+    return _in_background(config)
+
+
+def _serve(config: Config, ready: Callable[[], None]) -> int:
+    from kopsfs import daemon
+
+    return daemon.run(config, ready)
+
+
+def _set_up_log(config: Config, *, daemon: bool) -> None:
+    """Log to stderr; a daemon to syslog, or where there is none to a small file in the state directory."""
+    file, bytes_max = config.log_file, 0
+    if daemon and file is None and not log.SYSLOG.exists():
+        file, bytes_max = config.state_dir / "log", 1 << 20
+    try:
+        log.set_up(config.log_level, file=file, file_bytes_max=bytes_max, daemon=daemon)
+    except OSError as error:
+        raise ConfigError(f"the log file {file} cannot be opened: {error.strerror}") from error
+
+
+def _in_background(config: Config) -> int:
+    """Fork; the parent waits for one message, `{}` for ready, or the error to print and its exit status."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        status = program.BUG
+        try:
+            status = _be_daemon(config, writing)
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        message = pipe.readline()
+    if not message:
+        _pid, how = os.waitpid(child, 0)
+        program.complain(f"the daemon died while mounting (status {os.waitstatus_to_exitcode(how)})")
+        return program.BUG
+    answer = json.loads(message)
+    if "error" in answer:
+        program.complain(answer["error"])
+    return int(answer.get("status", 0))
+
+
+def _be_daemon(config: Config, writing: int) -> int:
+    """Leave the terminal, mount, and tell the parent once; stderr stays until then, for fusermount3's words."""
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    told = False
+
+    def tell(message: dict[str, Any]) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(writing, json.dumps(message).encode() + b"\n")
+            os.close(writing)
+
+    def ready() -> None:
+        tell({})
+        os.dup2(null, 2)
+
+    try:
+        _set_up_log(config, daemon=True)
+        status = _serve(config, ready)
+    except KopsfsError as error:
+        status = program.exit_status(error)
+        tell({"error": str(error), "status": status})
+    except Exception as error:  # noqa: BLE001 — the parent is waiting for a word
+        status = program.BUG
+        tell({"error": f"a bug: {type(error).__name__}: {error}; --foreground --debug shows more", "status": status})
+    tell({"error": "the daemon ended before the root directory answered", "status": status or program.BUG})
+    return status
