@@ -1,0 +1,111 @@
+"""What holds for every test: warnings are errors, nothing is logged unasked, nothing stays mounted.
+
+* A log record of WARNING or above on a `kopsfs` logger fails the test unless `expect_log(pattern)`
+  announced it; a pattern that nothing matched fails it, too.
+* The settings of the person who runs the tests are out of reach.
+* `slow` tests run when they are asked for (`-m slow`). `fuse` tests need /dev/fuse; where it is missing they
+  are skipped and say so, and fail when CI is set.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kopsfs.mounts import mounts
+
+ExpectLog = Callable[[str], None]
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        self.texts.append(f"{record.levelname} {record.name}: {text}")
+
+
+@pytest.fixture(autouse=True)
+def expect_log() -> Iterator[ExpectLog]:
+    """Announce a WARNING or ERROR that the test provokes: `expect_log("conflict key=.*config")`."""
+    logger = logging.getLogger("kopsfs")
+    records = _Records()
+    patterns: list[str] = []
+    logger.addHandler(records)
+    try:
+        yield patterns.append
+    finally:
+        logger.removeHandler(records)
+    unasked = [text for text in records.texts if not any(re.search(pattern, text) for pattern in patterns)]
+    unseen = [pattern for pattern in patterns if not any(re.search(pattern, text) for text in records.texts)]
+    assert not unasked, "logged, but not expected:\n" + "\n".join(unasked)
+    assert not unseen, f"expected, but not logged: {unseen}"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("KOPS_", "KOPSFS_")) and not name.startswith(("KOPSFS_UPDATE_", "KOPSFS_TEST_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_stays_mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    yield
+    base = tmp_path_factory.getbasetemp().resolve()
+    left = [mount.mountpoint for mount in mounts() if mount.mountpoint.is_relative_to(base)]
+    for mountpoint in reversed(left):
+        subprocess.run(["fusermount3", "-uz", str(mountpoint)], check=False, stdin=subprocess.DEVNULL)
+    assert not left, f"tests left mounts behind: {left}"
+
+
+def _fuse_trouble() -> str:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/fuse cannot be used: {error.strerror}"
+    return ""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--store", help="only the tests of this store: its name stands in their file or id; slow ones too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    store = config.getoption("--store")
+    if store:
+        chosen = [item for item in items if re.search(rf"(?<![a-z0-9]){store}(?![a-z0-9])", item.nodeid)]
+        if not chosen:
+            raise pytest.UsageError(f"no test has {store!r} in its file or id")
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+    elif "slow" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        if slow and not any(str(item.path) in " ".join(config.args) for item in slow):
+            config.hook.pytest_deselected(items=slow)
+            items[:] = [item for item in items if item not in slow]
+    trouble = _fuse_trouble()
+    for item in items:
+        if trouble and item.get_closest_marker("fuse"):
+            if os.environ.get("CI"):
+                raise pytest.UsageError(f"{item.nodeid}: {trouble}")
+            item.add_marker(pytest.mark.skip(reason=trouble))
+
+
+@pytest.fixture
+def corpus() -> Path:
+    """The conformance corpora that are kept beside the project; skips where they are not."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "conformance"
+    if not path.is_dir():
+        pytest.skip(f"{path} is not here")
+    return path
