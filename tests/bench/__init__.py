@@ -1,0 +1,1 @@
+"""How fast is kopsfs beside rclone and s3fs?  `python -m tests.bench` (`make bench`) answers with a table."""

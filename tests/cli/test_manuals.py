@@ -1,0 +1,67 @@
+"""Do man pages and completions say what the program does? They are rendered again and compared."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kopsfs.cli import completion, program
+from kopsfs.config import OPTIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+MAN = ROOT / "packaging" / "man"
+PAGES = ["kopsfs.1", "kopsfs.conf.5", "mount.kopsfs.8"]
+
+
+@pytest.fixture(scope="module")
+def renderer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("render", MAN / "render.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_what_make_man_renders(page: str, renderer: ModuleType) -> None:
+    assert (MAN / page).read_text() == renderer.render()[page], "run `make man`"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_clean(page: str) -> None:
+    if shutil.which("mandoc") is None:
+        pytest.skip("mandoc is not installed")
+    done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", str(MAN / page)], capture_output=True, check=False)
+    assert done.stdout + done.stderr == b""
+
+
+def test_every_option_has_its_paragraph(renderer: ModuleType) -> None:
+    page = renderer.render()["kopsfs.conf.5"]
+    for option in OPTIONS:
+        assert f".It Sy {option.key} No =" in page
+
+
+def test_every_command_has_its_section(renderer: ModuleType) -> None:
+    page = renderer.render()["kopsfs.1"]
+    for commands in program.MODULES.values():
+        for name in commands:
+            assert f".Ss {name}\n" in page
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_completions_know_every_command_and_option(shell: str) -> None:
+    script = completion.script(shell)
+    for commands in program.MODULES.values():
+        assert all(name in script for name in commands)
+    assert all(option.name in script for option in OPTIONS)
+
+
+def test_bash_reads_its_completions() -> None:
+    done = subprocess.run(["bash", "-n"], input=completion.script("bash"), text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

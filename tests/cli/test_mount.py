@@ -1,0 +1,325 @@
+"""Does the command mount, answer, and leave? Real mounts of file:// and memfs://, through the real program."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kopsfs.mounts import mount_at, mounts
+
+pytestmark = pytest.mark.fuse
+
+
+class Bench:
+    """A directory with a store, a mount point, and a state of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.store = directory / "store"
+        self.mountpoint = directory / "mnt"
+        self.store.mkdir()
+        self.mountpoint.mkdir()
+        (self.store / "a").write_text("a\n")
+        self.url = f"file://{self.store}"
+
+    def run(self, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("KOPS")}
+        return subprocess.run(
+            [sys.executable, "-m", "kopsfs", *map(str, words)],
+            capture_output=True,
+            text=True,
+            env=clean
+            | {
+                "KOPSFS_STATE_DIR": str(self.directory / "kept"),
+                "KOPSFS_CACHE_DIR": str(self.directory / "cache"),
+                "HOME": str(self.directory),
+            }
+            | environ,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+    def mount(self, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+        return self.run("mount", *words, self.url, self.mountpoint, **environ)
+
+    def pid(self) -> int:
+        return int(json.loads(self.run("status", "--json", self.mountpoint).stdout)["pid"])
+
+    def kill(self) -> None:
+        """Kill the daemon, and return when the kernel has noticed."""
+        pid = self.pid()
+        descriptor = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            import select
+
+            select.select([descriptor], [], [], 30)
+        finally:
+            os.close(descriptor)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    try:
+        yield bench
+    finally:
+        for mount in mounts():
+            if mount.mountpoint.is_relative_to(tmp_path):
+                bench.run("umount", mount.mountpoint)
+                if mount_at(mount.mountpoint) is not None:
+                    subprocess.run(["fusermount3", "-uz", str(mount.mountpoint)], check=False)
+
+
+def said(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_mount_returns_when_ls_answers_and_umount_when_the_store_has_everything(bench: Bench) -> None:
+    assert said(bench.mount()) == (0, "", "")
+    assert os.listdir(bench.mountpoint) == ["a"]
+    (bench.mountpoint / "b").write_text("b\n")
+    assert said(bench.run("umount", bench.mountpoint)) == (0, "", "")
+    assert (bench.store / "b").read_text() == "b\n"
+    assert mount_at(bench.mountpoint) is None
+    assert os.listdir(bench.mountpoint) == []
+
+
+def test_the_mount_table_names_store_and_type(bench: Bench) -> None:
+    bench.mount()
+    mount = mount_at(bench.mountpoint)
+    assert mount is not None
+    assert (mount.type, mount.source) == ("fuse.kopsfs", bench.url)
+
+
+def test_a_mount_is_found_in_every_way(bench: Bench) -> None:
+    bench.mount()
+    for target in (bench.mountpoint, bench.mountpoint / "a", bench.url, f"{bench.url}/"):
+        done = bench.run("status", "--json", target)
+        assert done.returncode == 0
+        assert json.loads(done.stdout)["mountpoint"] == str(bench.mountpoint)
+    assert bench.run("flush", "--state", bench.url).returncode == 0
+    assert bench.run("umount", bench.url).returncode == 0
+
+
+def test_the_daemon_keeps_nothing_of_the_terminal(bench: Bench) -> None:
+    bench.mount()
+    pid = bench.pid()
+    assert os.getsid(pid) == pid
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert {os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)} == {"/dev/null"}
+
+
+def test_mounting_twice_is_refused(bench: Bench) -> None:
+    bench.mount()
+    done = bench.mount()
+    assert done.returncode == 66
+    assert "is mounted already (kopsfs" in done.stderr
+    other = bench.directory / "mnt2"
+    other.mkdir()
+    done = bench.run("mount", bench.url, other)
+    assert done.returncode == 78
+    assert "in use" in done.stderr
+    assert "--state-dir" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_the_store_says_reaches_the_terminal_before_mount_returns(bench: Bench) -> None:
+    done = bench.run("mount", f"file://{bench.directory}/missing", bench.mountpoint)
+    assert done.returncode in {66, 69, 78}
+    assert len(done.stderr.splitlines()) == 1
+    assert "missing" in done.stderr
+    assert mount_at(bench.mountpoint) is None
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "s3://", "s3://b/%zz"])
+def test_a_url_that_is_none_is_an_error_in_one_line(url: str, bench: Bench) -> None:
+    done = bench.run("mount", url, bench.mountpoint)
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_dead_mount_shows_no_empty_directory_and_is_replaced(bench: Bench) -> None:
+    bench.mount()
+    (bench.mountpoint / "b").write_text("b\n")
+    bench.kill()
+    with pytest.raises(OSError, match="not connected"):
+        os.listdir(bench.mountpoint)
+    status = bench.run("status", bench.mountpoint)
+    assert status.returncode == 69
+    assert "is gone" in status.stderr
+    done = bench.mount()
+    assert done.returncode == 0
+    assert "dead mount is replaced" in done.stderr
+    assert sorted(os.listdir(bench.mountpoint)) == ["a", "b"]
+    assert bench.run("umount", bench.mountpoint).returncode == 0
+    assert (bench.store / "b").read_text() == "b\n"
+
+
+def test_a_dead_mount_can_be_unmounted(bench: Bench) -> None:
+    bench.mount()
+    bench.kill()
+    done = bench.run("umount", bench.mountpoint)
+    assert done.returncode == 0
+    assert "no daemon answered" in done.stderr
+    assert mount_at(bench.mountpoint) is None
+
+
+def test_a_busy_mount_is_not_torn_away_unless_lazily(bench: Bench) -> None:
+    bench.mount()
+    with (bench.mountpoint / "a").open() as file:
+        done = bench.run("umount", bench.mountpoint)
+        assert done.returncode == 75
+        assert "--lazy" in done.stderr
+        assert file.read() == "a\n"
+        assert mount_at(bench.mountpoint) is not None
+
+
+def test_what_cannot_be_uploaded_is_named(bench: Bench) -> None:
+    cluster = bench.store / "c1.example.com"
+    cluster.mkdir()
+    (cluster / "config").write_text("kind: Cluster\n")
+    bench.mount()
+    (bench.mountpoint / "c1.example.com" / "config").write_text("")
+    status = bench.run("status", bench.mountpoint)
+    assert status.returncode == 1
+    assert "held" in status.stdout
+    assert bench.run("conflicts", bench.mountpoint).returncode == 1
+    done = bench.run("umount", bench.mountpoint)
+    assert done.returncode == 75
+    assert "1 change could not be uploaded; kept on this machine" in done.stderr
+    assert (cluster / "config").read_text() == "kind: Cluster\n"
+
+
+def test_forget_asks_the_store_again(bench: Bench) -> None:
+    bench.mount("--max-staleness=1h", "--refresh=1h")
+    assert os.listdir(bench.mountpoint) == ["a"]
+    assert said(bench.run("forget", bench.mountpoint)) == (0, "", "")
+    assert (bench.mountpoint / "a").read_text() == "a\n"
+
+
+def test_a_foreground_mount_tells_the_service_manager(bench: Bench) -> None:
+    address = bench.directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(30)
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "kopsfs", "mount", "--foreground", bench.url, str(bench.mountpoint)],
+            env=os.environ
+            | {
+                "NOTIFY_SOCKET": str(address),
+                "WATCHDOG_USEC": "200000",
+                "STATE_DIRECTORY": str(bench.directory / "state"),
+                "CACHE_DIRECTORY": str(bench.directory / "cache"),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            heard = [manager.recv(4096).decode() for _ in range(2)]
+            assert "READY=1" in heard
+            assert os.listdir(bench.mountpoint) == ["a"]
+            while "WATCHDOG=1" not in heard:
+                heard.append(manager.recv(4096).decode())
+            daemon.send_signal(signal.SIGTERM)
+            _, err = daemon.communicate(timeout=30)
+        finally:
+            if daemon.poll() is None:
+                daemon.kill()
+                daemon.communicate()
+    assert daemon.returncode == 0
+    assert "mounted store=" in err
+    assert "unmounted store=" in err
+    assert (bench.directory / "state").is_dir()
+    assert mount_at(bench.mountpoint) is None
+
+
+def test_directories_are_private_and_never_inside_a_mount(bench: Bench) -> None:
+    bench.mount()
+    (kept,) = (bench.directory / "kept").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o700
+    inner = bench.directory / "mnt2"
+    inner.mkdir()
+    done = bench.run("mount", f"--state-dir={bench.mountpoint}/s", "memfs://demo", inner)
+    assert done.returncode == 78
+    assert "lies inside the kopsfs mount" in done.stderr
+    done = bench.run("mount", f"--cache-dir={inner}/c", "memfs://demo", inner)
+    assert done.returncode == 78
+    assert "lies inside the mount point" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(bench: Bench) -> None:
+    bench.mount()
+    bench.run("umount", bench.mountpoint)
+    (kept,) = (bench.directory / "kept").iterdir()
+    os.chown(kept, 65534, 65534)
+    done = bench.mount()
+    assert done.returncode == 78
+    assert "belongs to user 65534" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mount(8) is root's")
+def test_mount_8_finds_the_helper(bench: Bench) -> None:
+    helper = Path(sys.executable).parent / "mount.kopsfs"
+    environ = {"KOPSFS_STATE_DIR": str(bench.directory / "kept"), "KOPSFS_CACHE_DIR": str(bench.directory / "cache")}
+    done = subprocess.run(
+        [str(helper), bench.url, str(bench.mountpoint), "-o", "ro,_netdev,nofail,x-systemd.requires=x,max_staleness=5"],
+        capture_output=True,
+        text=True,
+        env=os.environ | environ,
+        check=False,
+    )
+    assert said(done) == (0, "", "")
+    with pytest.raises(OSError, match="Read-only"):
+        (bench.mountpoint / "b").write_text("b")
+    status = bench.run("status", bench.mountpoint)
+    assert "read-only" in status.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mount.fuse3 is called as root here")
+def test_the_call_of_mount_fuse3_is_understood(bench: Bench) -> None:
+    assert said(bench.run(bench.url, bench.mountpoint, "-o", "rw,nosuid,nodev,dev,suid")) == (0, "", "")
+    assert os.listdir(bench.mountpoint) == ["a"]
+
+
+def test_a_lazy_umount_returns_while_the_store_is_still_being_written(bench: Bench) -> None:
+    bench.mount("--upload-delay=1m")
+    with (bench.mountpoint / "a").open() as busy:
+        (bench.mountpoint / "b").write_text("b\n")
+        assert said(bench.run("umount", "--lazy", bench.mountpoint)) == (0, "", "")
+        assert mount_at(bench.mountpoint) is None
+        assert busy.read() == "a\n"
+
+
+def test_what_a_killed_mount_left_over_is_flushed_without_a_mount(bench: Bench) -> None:
+    assert bench.run("flush", bench.url).returncode == 66
+    bench.mount("--upload-delay=1m")
+    (bench.mountpoint / "b").write_text("b\n")
+    bench.kill()
+    bench.run("umount", bench.mountpoint)
+    assert not (bench.store / "b").exists()
+    assert said(bench.run("flush", bench.url)) == (0, "", "")
+    assert (bench.store / "b").read_text() == "b\n"
+    assert [mount for mount in mounts() if mount.source == bench.url] == []
+
+
+def test_flush_names_what_is_held_and_gives_up_in_time(bench: Bench) -> None:
+    cluster = bench.store / "c1.example.com"
+    cluster.mkdir()
+    (cluster / "config").write_text("kind: Cluster\n")
+    bench.mount()
+    (bench.mountpoint / "c1.example.com" / "config").write_text("")
+    done = bench.run("flush", "--timeout=500ms", bench.mountpoint)
+    assert done.returncode == 75
+    assert "1 write held until you decide" in done.stderr
+    assert bench.run("flush", "--timeout=soon", bench.mountpoint).returncode == 78
