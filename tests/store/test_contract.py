@@ -290,7 +290,9 @@ def test_forty_replacers_have_one_winner(store_face: StoreFace) -> None:
     assert store_face.get("k")[1] == f"racer {winners[0]}".encode()
 
 
-def test_a_reader_among_writers_sees_whole_states_only(store_face: StoreFace) -> None:
+def test_a_reader_among_writers_sees_whole_states_only(store_face: StoreFace, harness: Harness) -> None:
+    if harness.server_tears:
+        pytest.skip(f"{harness.name}: the server tears what it is writing: {harness.server_tears}")
     bodies = {f"{n}".encode() * 50_000: n for n in range(1, 5)}
     store_face.put("k", next(iter(bodies)), ANY)
     done = threading.Event()
