@@ -21,6 +21,7 @@ import pycurl
 
 from kopsfs.errors import ConfigError, StoreError, TransientError
 from kopsfs.store.driver import Answer, Request
+from kopsfs.store.lanes import Lane
 
 Done = Callable[[Answer | StoreError], None]
 """Gets what came of a request."""
@@ -101,6 +102,7 @@ class Job:
         "done",
         "head",
         "into",
+        "lane",
         "progress",
         "progress_posted",
         "received",
@@ -119,6 +121,7 @@ class Job:
         into: BinaryIO | None,
         progress: Callable[[int], None] | None,
         started: Callable[[Answer], None] | None,
+        lane: Lane = Lane.QUESTION,
     ) -> None:
         self.ticket = ticket
         self.request = request
@@ -126,6 +129,7 @@ class Job:
         self.into = into
         self.progress = progress
         self.started = started
+        self.lane = lane
         self.slot: Slot | None = None
         self.head: Answer | None = None
         """Status and headers of an answer that goes into a file, known before its end."""

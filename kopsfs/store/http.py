@@ -6,7 +6,8 @@ them per wake-up. There is no task, no stream and no lock per request.
 
 The engine knows HTTP and nothing of stores: it follows no redirect, retries nothing that might have
 acted, decompresses nothing, and sends the path byte for byte. What a status means is the driver's business.
-A *ticket* is the number by which the caller may cancel a job; slots and jobs are those of `curl.py`.
+A *ticket* is the number by which the caller may cancel a job; slots and jobs are those of `curl.py`, and which job
+goes next is the business of `lanes.py`.
 
 Threads: `submit`, `cancel`, `close` and all callbacks belong to the trio thread. The two sides share
 deques and a dict, whose single operations are atomic, and one eventfd.
@@ -31,6 +32,7 @@ import trio
 from kopsfs.errors import StoreError, TransientError
 from kopsfs.store.curl import Done, Job, Options, Slot, error_of
 from kopsfs.store.driver import Answer, Request
+from kopsfs.store.lanes import Lane, Lanes
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +40,16 @@ _NEVER: Final = float("inf")
 _REPEATABLE: Final = frozenset({"GET", "HEAD"})
 _CLOSED_EARLY: Final = frozenset({pycurl.E_GOT_NOTHING, pycurl.E_RECV_ERROR, pycurl.E_SEND_ERROR})
 CRASH_PAUSE_S: Final = 0.1
+"""So that a bug that shows at once does not burn a CPU."""
 DELIVERED_AT_ONCE: Final = 4
 """Answers handed over before others get a turn: 128 at once keep a `find` waiting for 15 ms."""
-"""So that a bug that shows at once does not burn a CPU."""
 
 
 class Engine:
     """Runs HTTP requests for one store, many at once.
 
-    Answers arrive in the order they complete. An urgent request overtakes every one that is still
-    queued. One engine lives in one `trio.run`.
+    Answers arrive in the order they complete. At most `connections_max` are on their way, and of writes and
+    questions a sixteenth more each. One engine lives in one `trio.run`.
 
     Raises (constructor): ConfigError if a named certificate bundle cannot be read.
     """
@@ -61,11 +63,9 @@ class Engine:
         user_agent: str = "kopsfs",
         verify: bool = True,
     ) -> None:
-        self.connections_max = connections_max
         environ = os.environ if environ is None else environ
         self._options = Options.read(environ, ca_file=ca_file, user_agent=user_agent, verify=verify)
-        self._urgent: deque[int] = deque()
-        self._queued: deque[int] = deque()
+        self._lanes = Lanes(connections_max)
         self._unsent: dict[int, Job] = {}
         self._dropped: deque[Job] = deque()
         self._outbox: deque[tuple[Job, Answer | StoreError | None]] = deque()
@@ -85,7 +85,7 @@ class Engine:
         request: Request,
         *,
         done: Done,
-        urgent: bool = False,
+        lane: Lane = Lane.AHEAD,
         into: BinaryIO | None = None,
         progress: Callable[[int], None] | None = None,
         started: Callable[[Answer], None] | None = None,
@@ -98,16 +98,16 @@ class Engine:
         Args:
             request: what to send.
             done: gets the answer or the error.
-            urgent: before everything that waits.
+            lane: what it is for, and so its turn.
             into: seekable; gets the body of a success instead of `Answer.body`, written from the engine's thread.
             progress: with `into`: how many bytes have been written so far; calls are merged.
             started: with `into`: gets status and headers before the first `progress`.
         """
         if self._thread is None:
             self._start()
-        job = Job(next(self._tickets), request, done, into, progress, started)
+        job = Job(next(self._tickets), request, done, into, progress, started, lane)
         self._jobs[job.ticket] = self._unsent[job.ticket] = job
-        (self._urgent if urgent else self._queued).append(job.ticket)
+        self._lanes.put(job.ticket, lane)
         if self._asleep:
             self._wake()
         return job.ticket
@@ -207,12 +207,11 @@ class Engine:
                 self._token.run_sync_soon(self._deliver)
 
     def next_job(self) -> Job | None:
-        """What to start next: urgent ones first, cancelled ones never."""
-        for queue in (self._urgent, self._queued):
-            while queue:
-                job = self._unsent.pop(queue.popleft(), None)
-                if job is not None:
-                    return job
+        """What to start next; cancelled ones never."""
+        while (ticket := self._lanes.next()) is not None:
+            job = self._unsent.pop(ticket, None)
+            if job is not None:
+                return job
         return None
 
 
@@ -221,6 +220,7 @@ class _Loop:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._lanes = engine._lanes  # noqa: SLF001 - the engine's own half
         self._free: dict[str, list[Slot]] = {}
         self._busy: set[Slot] = set()
         self._deadline = _NEVER
@@ -230,8 +230,8 @@ class _Loop:
         multi = self._multi = pycurl.CurlMulti()
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
-        multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, engine.connections_max)
-        multi.setopt(pycurl.M_MAXCONNECTS, engine.connections_max)
+        multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, self._lanes.places)
+        multi.setopt(pycurl.M_MAXCONNECTS, self._lanes.places)
         multi.setopt(pycurl.M_PIPELINING, 0)
 
     def run(self) -> None:
@@ -245,7 +245,7 @@ class _Loop:
                 continue
             engine._asleep = True  # noqa: SLF001
             # Look again after saying so: a submit that saw us awake has appended before.
-            pending = engine._dropped or (self._room() and (engine._urgent or engine._queued))  # noqa: SLF001
+            pending = engine._dropped or self._lanes.ready  # noqa: SLF001
             timeout = 0.0 if pending else max(0.0, self._deadline - time.monotonic())
             events = epoll.poll(None if timeout == _NEVER else timeout, 256)
             engine._asleep = False  # noqa: SLF001
@@ -273,9 +273,6 @@ class _Loop:
         self._multi.close()
         self._epoll.close()
 
-    def _room(self) -> bool:
-        return len(self._busy) < self._engine.connections_max
-
     def _fill(self) -> None:
         """Drop what was cancelled, then start what there is room for."""
         engine = self._engine
@@ -283,10 +280,7 @@ class _Loop:
             slot = engine._dropped.popleft().slot  # noqa: SLF001
             if slot is not None:
                 self._release(slot)
-        while self._room():
-            job = engine.next_job()
-            if job is None:
-                break
+        while (job := engine.next_job()) is not None:
             self._begin(job)
 
     def _begin(self, job: Job) -> None:
@@ -294,6 +288,7 @@ class _Loop:
         free = self._free.setdefault(kind, [])
         slot = free.pop() if free else Slot(kind, self._engine._options, self._report)  # noqa: SLF001
         self._busy.add(slot)
+        self._lanes.enter(job.lane)
         try:
             slot.load(job)
             if job.repeated:
@@ -346,7 +341,10 @@ class _Loop:
             with contextlib.suppress(pycurl.error):
                 self._multi.remove_handle(slot.easy)
         self._busy.discard(slot)
-        if slot.job is not None and slot.job.repeated:
+        job = slot.job
+        assert job is not None
+        self._lanes.leave(job.lane)
+        if job.repeated:
             slot.easy.setopt(pycurl.FRESH_CONNECT, 0)
         slot.unload()
         if reuse:

@@ -2,7 +2,7 @@
 
 A `Port` starts calls and tells when they are done, all in the trio thread, without a task per call.
 `Threads` runs blocking functions in trio's threads, `Wire` hands HTTP requests to the engine. In both
-what is urgent (listings, heads, reads somebody waits for) overtakes what is queued.
+the lane of a call (`lanes.py`) says when its turn is.
 
 A `Call` is one request, ready to be started once; a retry makes a new one.
 """
@@ -24,6 +24,7 @@ import trio
 
 from kopsfs.errors import StoreError, TransientError
 from kopsfs.store.driver import Answer, Driver, Expected, Form, HttpDriver, Key, ObjectInfo, Page, Prefix, Request
+from kopsfs.store.lanes import Lane, Lanes
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,6 +50,14 @@ class Call(Generic[T]):
     progress: Progress | None = None
     uncover: Callable[[], None] | None = None
     """Keeps a thread that nobody waits for any more from writing to `into`."""
+
+    def lane(self, *, urgent: bool) -> Lane:
+        """Where it waits its turn; reads are urgent where somebody waits for them."""
+        if self.verb in {"put", "delete"}:
+            return Lane.WRITE
+        if self.verb == "get":
+            return Lane.READ if urgent else Lane.AHEAD
+        return Lane.QUESTION
 
 
 class Port(Protocol):
@@ -105,49 +114,45 @@ class Stored:
 
 
 class Pool:
-    """Runs functions in threads, at most `limit` at once, urgent ones first. Trio thread only.
+    """Runs functions in threads, as many at once as `Lanes(limit)` has places. Trio thread only.
 
     A call that was started is never interrupted: a cancelled one keeps its thread until its socket
     times out, and keeps counting against the limit, which is what bounds the threads.
     """
 
     def __init__(self, limit: int, *, in_place: bool = False) -> None:
-        self._limit = limit
         self._in_place = in_place
-        self._busy = 0
         self._serial = 0
-        self._urgent: deque[Ticket] = deque()
-        self._queued: deque[Ticket] = deque()
-        self._waiting: dict[Ticket, tuple[Callable[[], Any], Done]] = {}
-        self._running: dict[Ticket, Done | None] = {}
+        self._lanes = Lanes(limit)
+        self._waiting: dict[Ticket, tuple[Callable[[], Any], Done, Lane]] = {}
+        self._running: dict[Ticket, tuple[Done | None, Lane]] = {}
         self._finished: deque[tuple[Ticket, Outcome[Any]]] = deque()
         self._token: trio.lowlevel.TrioToken | None = None
 
-    def start(self, act: Callable[[], Any], done: Done, *, urgent: bool) -> Ticket:
+    def start(self, act: Callable[[], Any], done: Done, lane: Lane = Lane.QUESTION) -> Ticket:
         self._token = trio.lowlevel.current_trio_token()
         self._serial += 1
         ticket = self._serial
-        self._waiting[ticket] = (act, done)
-        (self._urgent if urgent else self._queued).append(ticket)
+        self._waiting[ticket] = (act, done, lane)
+        self._lanes.put(ticket, lane)
         self._advance()
         return ticket
 
     def cancel(self, ticket: Ticket, *, unsent_only: bool) -> None:
         if self._waiting.pop(ticket, None) is None and not unsent_only and ticket in self._running:
-            self._running[ticket] = None
+            self._running[ticket] = (None, self._running[ticket][1])
 
     def close(self) -> None:
         self._waiting.clear()
 
     def _advance(self) -> None:
-        while self._busy < self._limit and (self._urgent or self._queued):
-            ticket = (self._urgent or self._queued).popleft()
+        while (ticket := self._lanes.next()) is not None:
             found = self._waiting.pop(ticket, None)
             if found is None:
                 continue
-            act, done = found
-            self._busy += 1
-            self._running[ticket] = done
+            act, done, lane = found
+            self._lanes.enter(lane)
+            self._running[ticket] = (done, lane)
             if self._in_place:
                 self._deliver(ticket, outcome.capture(act))
             else:
@@ -163,8 +168,8 @@ class Pool:
     def _drain(self) -> None:
         while self._finished:
             ticket, result = self._finished.popleft()
-            done = self._running.pop(ticket)
-            self._busy -= 1
+            done, lane = self._running.pop(ticket)
+            self._lanes.leave(lane)
             if done is not None:
                 done(result)
         self._advance()
@@ -179,7 +184,7 @@ class Threads:
 
     def start(self, call: Call[Any], done: Done, *, urgent: bool) -> Ticket:
         assert call.act is not None
-        return self._pool.start(call.act, done, urgent=urgent)
+        return self._pool.start(call.act, done, call.lane(urgent=urgent))
 
     def cancel(self, ticket: Ticket, *, unsent_only: bool) -> None:
         self._pool.cancel(ticket, unsent_only=unsent_only)
@@ -201,7 +206,7 @@ class Threads:
     def reload(self) -> None:
         reload = getattr(self._driver, "reload_credentials", None)
         if reload is not None:
-            self._pool.start(reload, _forget, urgent=True)
+            self._pool.start(reload, _forget)
 
     def head(self, key: Key) -> Call[ObjectInfo]:
         return Call("head", key, lambda: self._driver.head(key))
@@ -295,7 +300,7 @@ class Engine(Protocol):
         request: Request,
         *,
         done: Callable[[Answer | StoreError], None],
-        urgent: bool = False,
+        lane: Lane = Lane.AHEAD,
         into: BinaryIO | None = None,
         progress: Callable[[int], None] | None = None,
         started: Callable[[Answer], None] | None = None,
@@ -332,7 +337,7 @@ class Wire:
         self._check_credentials()
         if self._engine is None:
             self._engine = self._make_engine()
-        parse, progress = call.parse, call.progress
+        parse, progress, lane = call.parse, call.progress, call.lane(urgent=urgent)
         try:
             request = call.prepare()
         except StoreError as error:
@@ -346,7 +351,7 @@ class Wire:
             done(result)
 
         if progress is None:
-            return self._engine.submit(request, done=answered, urgent=urgent, into=call.into)
+            return self._engine.submit(request, done=answered, lane=lane, into=call.into)
         info: list[ObjectInfo] = []
 
         def started(answer: Answer) -> None:
@@ -357,9 +362,7 @@ class Wire:
             if info:
                 progress(info[0], size)
 
-        return self._engine.submit(
-            request, done=answered, urgent=urgent, into=call.into, progress=arrived, started=started
-        )
+        return self._engine.submit(request, done=answered, lane=lane, into=call.into, progress=arrived, started=started)
 
     def cancel(self, ticket: Ticket, *, unsent_only: bool) -> None:
         if self._engine is not None:
@@ -403,7 +406,7 @@ class Wire:
             self._preparing = None
             preparing.set()
 
-        self._aside.start(act, prepared, urgent=True)
+        self._aside.start(act, prepared)
         return preparing
 
     def _renew_now(self) -> None:
@@ -414,7 +417,7 @@ class Wire:
         if self._renewal is None and now - self._renewed_at >= RENEW_PAUSE_S:
             self._renewal = trio.Event()
             self._renewed_at = now
-            self._aside.start(self._renew_now, self._renewal_done, urgent=True)
+            self._aside.start(self._renew_now, self._renewal_done)
         return self._renewal
 
     def _renewal_done(self, result: Outcome[Any]) -> None:
@@ -433,7 +436,7 @@ class Wire:
                 self._prepare(writes=False)
         elif not self._refreshing and self._driver.refresh_due():
             self._refreshing = True
-            self._aside.start(self._driver.refresh_credentials, self._refreshed, urgent=False)
+            self._aside.start(self._driver.refresh_credentials, self._refreshed, Lane.AHEAD)
 
     def _refreshed(self, result: Outcome[Any]) -> None:
         self._refreshing = False

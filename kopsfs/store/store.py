@@ -376,7 +376,7 @@ class Store:
             elif call.verb in {"put", "delete"}:
                 log.info("op=%s key=%r was given up by its caller, result=%s", call.verb, call.key, _summary(result))
 
-        ticket = self._start(call, done, urgent=call.verb not in {"put", "delete"})
+        ticket = self._start(call, done, urgent=True)
 
         def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
             nonlocal waiting

@@ -29,6 +29,7 @@ from kopsfs.store.driver import (
     Request,
     Version,
 )
+from kopsfs.store.lanes import Lane
 
 Habit = Literal["keeps", "ignores", "refuses", "501", "400", "403", "409 once"]
 
@@ -126,6 +127,8 @@ class SimulatedEngine:
         self.lost: set[int] = set()
         self.unsent: set[int] = set()
         self.writes = 0
+        self.lanes: list[tuple[str, Lane]] = []
+        """What was sent in which lane."""
         self._cancelled: set[int] = set()
         self._tickets = 0
 
@@ -134,13 +137,14 @@ class SimulatedEngine:
         request: Request,
         *,
         done: Callable[[Answer | StoreError], None],
-        urgent: bool = False,
+        lane: Lane = Lane.AHEAD,
         into: BinaryIO | None = None,
         progress: Callable[[int], None] | None = None,
         started: Callable[[Answer], None] | None = None,
     ) -> int:
         self._tickets += 1
         ticket = self._tickets
+        self.lanes.append((request.method, lane))
         result: Answer | StoreError
         if request.method in {"PUT", "DELETE"}:
             self.writes += 1

@@ -26,6 +26,7 @@ from kopsfs.store import curl
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import Answer, Request
 from kopsfs.store.http import Engine
+from kopsfs.store.lanes import Lane
 from tests.bench.s3server import Server
 from tests.conftest import ExpectLog
 from tests.support.faultproxy import FaultProxy
@@ -293,7 +294,7 @@ def test_an_urgent_request_overtakes_what_is_queued() -> None:
                 await trio.sleep(0)
             for i in range(2):
                 engine.submit(get(f"{wire.url}/{i}"), done=lambda _result: None)
-            engine.submit(get(wire.url + "/urgent"), done=lambda _result: None, urgent=True)
+            engine.submit(get(wire.url + "/urgent"), done=lambda _result: None, lane=Lane.READ)
             wire.unblock()
             await ask(engine, get(wire.url + "/last"))
 
