@@ -18,11 +18,12 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.bench import corpus, report
+from tests.bench import corpus, report, stores
 from tests.bench.figures import Sample
 from tests.bench.peers import PEERS, BenchError, Peer
 from tests.bench.rows import ONLY, ROWS, Bench
 from tests.bench.s3server import Server
+from tests.bench.stores import STORES
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_S = 20.0
@@ -40,17 +41,21 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--budget", type=float, default=500, metavar="SECONDS", help="longest cold read of a peer (default %(default)s)"
     )
+    parser.add_argument(
+        "--stores", default="", help=f"instead: every store beside s3; `all`, or of: {','.join(STORES)}"
+    )
     parser.add_argument("--quick", action="store_true", help="one run, kopsfs alone unless --peers, short waits")
     parser.add_argument(
         "--folder", type=Path, default=ROOT / ".work" / "bench", help="on a real disk: fsync is measured"
     )
     options = parser.parse_args(argv)
     options.rows, options.peers = options.rows.split(","), options.peers.split(",")
+    options.stores = list(STORES) if options.stores == "all" else [name for name in options.stores.split(",") if name]
     if options.quick:
         options.runs = 1
         if options.peers == list(PEERS):
             options.peers = ["kopsfs", "kopsfs-all"]
-    for name, known in (("rows", [*ROWS, "bare"]), ("peers", list(PEERS))):
+    for name, known in (("rows", [*ROWS, "bare"]), ("peers", list(PEERS)), ("stores", list(STORES))):
         unknown = set(getattr(options, name)) - set(known)
         if unknown:
             parser.error(f"--{name}: {', '.join(sorted(unknown))} not among {', '.join(known)}")
@@ -141,7 +146,17 @@ def main(argv: list[str] | None = None) -> int:
         except BlockingIOError:
             print(f"another bench runs in {folder}; wait for it, or give --folder", file=sys.stderr)
             return 75
-        return _run(options, folder)
+        return _run_stores(options, folder) if options.stores else _run(options, folder)
+
+
+def _run_stores(options: argparse.Namespace, folder: Path) -> int:
+    machine = _machine(options)
+    samples = stores.measure(options.stores, options.runs, options.delay, folder)
+    name = time.strftime("stores-%Y%m%d-%H%M%S")
+    text = f"# kopsfs on each store\n\n{_about(machine)}\n\n{stores.table(samples)}\n"
+    _keep(folder / name, text, machine, samples)
+    print(text)
+    return 1 if "MISSED" in text else 0
 
 
 def _run(options: argparse.Namespace, folder: Path) -> int:
@@ -176,18 +191,25 @@ def _write(samples: list[Sample], machine: dict[str, str | int | float], folder:
     """Write samples and table as far as they go, so that an interrupted bench has not been for nothing."""
     labels = {name: peer.label for name, peer in PEERS.items()} | {"bare": "bare client, no mount"}
     text = _text(samples, machine, labels)
-    raw = {"machine": machine, "samples": [sample.as_json() for sample in samples]}
-    (folder / f"{name}.json").write_text(json.dumps(raw, indent=1))
-    (folder / f"{name}.md").write_text(text)
+    _keep(folder / name, text, machine, samples)
     return text
 
 
+def _keep(path: Path, text: str, machine: dict[str, str | int | float], samples: list[Sample]) -> None:
+    raw = {"machine": machine, "samples": [sample.as_json() for sample in samples]}
+    path.with_suffix(".json").write_text(json.dumps(raw, indent=1))
+    path.with_suffix(".md").write_text(text)
+
+
+def _about(machine: dict[str, str | int | float]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in machine.items()) + ". Medians (least–most)."
+
+
 def _text(samples: list[Sample], machine: dict[str, str | int | float], labels: dict[str, str]) -> str:
-    about = ", ".join(f"{name} {value}" for name, value in machine.items())
     return "\n\n".join(
         [
             "# kopsfs and its peers",
-            f"{about}. Medians (least–most).",
+            _about(machine),
             report.table(samples, list(labels), labels),
             "## Requests",
             report.requests(samples, labels),

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from tests.bench.s3server import ACCESS_KEY, SECRET_KEY, Server
+from tests.bench.s3server import ACCESS_KEY, SECRET_KEY
 
 READY_BUDGET_S = 30.0
 END_BUDGET_S = 60.0
@@ -28,15 +29,47 @@ TUNED = (
 ).split()
 
 
+FOREIGN = (
+    "AWS_",
+    "S3_",
+    "KOPS",
+    "KUBE",
+    "RCLONE",
+    "XDG_",
+    "OS_",
+    "AZURE_",
+    "GOOGLE_",
+    "STORAGE_",
+    "GCE_",
+    "ALIYUN_",
+    "OSS_",
+)
+"""Variables that say where somebody's stores are."""
+
+
 class BenchError(Exception):
     """A peer did not do what its row needs; the row says so instead of a figure."""
+
+
+class Found(Protocol):
+    """A server, as far as whoever mounts from it has to know."""
+
+    @property
+    def environment(self) -> dict[str, str]: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def store_url(self, bucket: str) -> str:
+        """What kopsfs calls the bucket."""
+        ...
 
 
 @dataclass(slots=True)
 class Job:
     """Where one mount lives."""
 
-    server: Server
+    server: Found
     bucket: str
     folder: Path
 
@@ -51,7 +84,7 @@ class Job:
     @property
     def environment(self) -> dict[str, str]:
         """Nothing of the caller's own stores or settings reaches a peer."""
-        kept = {n: v for n, v in os.environ.items() if not n.startswith(("AWS_", "S3_", "KOPS", "RCLONE", "XDG_"))}
+        kept = {n: v for n, v in os.environ.items() if not n.startswith(FOREIGN)}
         return kept | self.server.environment | {"HOME": str(self.folder)}
 
 
@@ -103,7 +136,7 @@ class Peer:
     serves_offline: bool = False
 
     @contextmanager
-    def mounted(self, server: Server, bucket: str, folder: Path, *, keep: bool = False) -> Iterator[Mount]:
+    def mounted(self, server: Found, bucket: str, folder: Path, *, keep: bool = False) -> Iterator[Mount]:
         """Mount with fresh caches (or with those of the last time: `keep`), and always clean up."""
         job = Job(server, bucket, folder)
         if is_mounted(job.mountpoint):  # left by a bench that was killed: never remove files through it
@@ -188,7 +221,7 @@ KOPSFS = [sys.executable, "-m", "kopsfs"]
 def _kopsfs_start(*options: str) -> Callable[[Job], tuple[None, list[int]]]:
     def start(job: Job) -> tuple[None, list[int]]:
         places = [f"--state-dir={job.folder / 'state'}", f"--cache-dir={job.cache}", f"--log-file={job.folder / 'log'}"]
-        argv = [*KOPSFS, "mount", f"s3://{job.bucket}", str(job.mountpoint), *places, *options]
+        argv = [*KOPSFS, "mount", job.server.store_url(job.bucket), str(job.mountpoint), *places, *options]
         with (job.folder / "log").open("ab") as log:
             done = subprocess.run(
                 argv,

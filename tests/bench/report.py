@@ -10,7 +10,7 @@ from tests.bench.figures import FIGURES, Figure, Sample, medians, verdict
 OURS = "kopsfs"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     if value is None:
         return "–"
     if value == int(value) and abs(value) < 1e6:
@@ -43,7 +43,7 @@ def table(samples: Sequence[Sample], peers: Sequence[str], labels: dict[str, str
         ours = found.get((figure.name, OURS))
         ratio = f"{min(best) / ours:.2g} ×" if best and ours else ""
         mine = [sample for sample in samples if sample.figure == figure.name and sample.peer == OURS]
-        goal, hoped = _number(figure.goal), _number(figure.hoped)
+        goal, hoped = number(figure.goal), number(figure.hoped)
         lines.append(
             f"| {figure.label} | {figure.unit} | ≤ {goal} | {hoped} | "
             + " | ".join(cells)
@@ -63,8 +63,8 @@ def _cell(figure: Figure, peer: str, samples: Sequence[Sample], found: dict[tupl
         return "no: " + mine[0].note.replace("|", "/")[:60]
     bound = "> " if any("stopped" in sample.note for sample in mine) else ""
     values = sorted(sample.value for sample in mine if sample.value is not None)
-    spread = f" ({_number(values[0])}–{_number(values[-1])})" if len(values) > 1 and values[0] != values[-1] else ""
-    return f"{bound}{_number(value)}{spread}"
+    spread = f" ({number(values[0])}–{number(values[-1])})" if len(values) > 1 and values[0] != values[-1] else ""
+    return f"{bound}{number(value)}{spread}"
 
 
 def requests(samples: Sequence[Sample], labels: dict[str, str]) -> str:

@@ -75,7 +75,7 @@ class Bench:
         return binary
 
 
-def _lines(argv: list[str], folder: Path, budget_s: float) -> tuple[list[str], float, bool]:
+def lines(argv: list[str], folder: Path, budget_s: float) -> tuple[list[str], float, bool]:
     """Run a program in a folder: (sorted lines, seconds, ended by itself?)."""
     started = time.perf_counter()
     child = subprocess.Popen(
@@ -99,7 +99,7 @@ def _lines(argv: list[str], folder: Path, budget_s: float) -> tuple[list[str], f
     return sorted(out.decode("utf-8", "surrogateescape").splitlines()), seconds, ended
 
 
-def _same(found: list[str], expected: list[str], what: str) -> None:
+def same(found: list[str], expected: list[str], what: str) -> None:
     if found != expected:
         missing = sorted(set(expected) - set(found))[:3]
         more = sorted(set(found) - set(expected))[:3]
@@ -117,14 +117,14 @@ GREP = ["grep", "-r", corpus.NEEDLE, "."]
 
 def _cold_grep(bench: Bench, peer: Peer, mount: Mount, name: str, figure: str) -> list[Sample]:
     """Grep, compare, and read counters and memory."""
-    expected, _, _ = _lines(GREP, bench.source_folder(name), 60)
-    found, seconds, ended = _lines(GREP, mount.path, bench.peer_budget_s)
+    expected, _, _ = lines(GREP, bench.source_folder(name), 60)
+    found, seconds, ended = lines(GREP, mount.path, bench.peer_budget_s)
     total = time.perf_counter() - mount.started_s
     requests = bench.server.requests()
     short = figure.partition("-")[2]
     note = ""
     if ended:
-        _same(found, expected, "grep -r")
+        same(found, expected, "grep -r")
     else:
         note = f"stopped after {len(found)} of {len(expected)} files"
     return [
@@ -142,13 +142,13 @@ def read(bench: Bench, peer: Peer) -> list[Sample]:
         requests, note = samples[0].requests, samples[0].note
         for verb in ("get", "head", "list"):
             samples.append(Sample(f"grep-840-{verb}s", peer.name, requests.get(verb, 0), note))
-        expected, _, _ = _lines(GREP, bench.source_folder("clusters"), 60)
+        expected, _, _ = lines(GREP, bench.source_folder("clusters"), 60)
         seconds = 0.0
         for _ in range(3):
             bench.server.reset()
-            found, seconds, ended = _lines(GREP, mount.path, bench.peer_budget_s)
+            found, seconds, ended = lines(GREP, mount.path, bench.peer_budget_s)
             if ended:
-                _same(found, expected, "warm grep -r")
+                same(found, expected, "warm grep -r")
             samples.append(Sample("warm-grep", peer.name, seconds, "" if ended else "stopped", bench.server.requests()))
             if seconds > 5:
                 break
@@ -163,10 +163,10 @@ def read(bench: Bench, peer: Peer) -> list[Sample]:
 def _blocks(bench: Bench, peer: Peer, figure: str, what: str, rounds: int, files: list[str]) -> list[Sample]:
     """Median over blocks of 100 operations, in microseconds."""
     bench.server.reset()
-    lines, _, ended = _lines([str(bench.opener()), what, str(rounds), *files], bench.folder, 60)
-    if not lines:
+    printed, _, ended = lines([str(bench.opener()), what, str(rounds), *files], bench.folder, 60)
+    if not printed:
         return [Sample(figure, peer.name, None, "not 100 operations in 60 s")]
-    values = sorted(int(line) / 1000 for line in lines)
+    values = sorted(int(line) / 1000 for line in printed)
     note = f"best block {values[0]:.1f}, mean {statistics.fmean(values):.1f}"
     if not ended:
         note += f", ended after {100 * len(values)} operations"
@@ -185,11 +185,11 @@ def walk(bench: Bench, peer: Peer) -> list[Sample]:
     folder = bench.source_folder("clusters")
     bench.source("clusters")
     for figure, argv in (("find", ["find", "."]), ("ls-lR", ["ls", "-lR"])):
-        expected, _, _ = _lines(argv, folder, 60)
+        expected, _, _ = lines(argv, folder, 60)
         with bench.mounted(peer, "clusters") as mount:
-            found, seconds, ended = _lines(argv, mount.path, bench.peer_budget_s)
+            found, seconds, ended = lines(argv, mount.path, bench.peer_budget_s)
             if ended:
-                _same(_comparable(found), _comparable(expected), figure)
+                same(_comparable(found), _comparable(expected), figure)
             samples.append(Sample(figure, peer.name, seconds, "" if ended else "stopped", bench.server.requests()))
     return samples
 
@@ -224,18 +224,18 @@ def start(bench: Bench, peer: Peer) -> list[Sample]:
     """From the mount command to the end of the first `ls`; again with a warm cache and no store."""
     expected = sorted(os.listdir(bench.source_folder("clusters"))) if bench.source("clusters") else []
     with bench.mounted(peer, "clusters") as mount:
-        found, _, _ = _lines(["ls"], mount.path, 60)
+        found, _, _ = lines(["ls"], mount.path, 60)
         samples = [Sample("first-ls", peer.name, time.perf_counter() - mount.started_s, "", bench.server.requests())]
-        _same(found, expected, "ls")
-        _lines(["find", "."], mount.path, bench.peer_budget_s)
+        same(found, expected, "ls")
+        lines(["find", "."], mount.path, bench.peer_budget_s)
     bench.server.down()
     try:
         with bench.mounted(peer, "clusters", keep=True) as mount:
-            found, _, ended = _lines(["ls"], mount.path, OFFLINE_BUDGET_S)
+            found, _, ended = lines(["ls"], mount.path, OFFLINE_BUDGET_S)
             seconds = time.perf_counter() - mount.started_s
             if not ended:
                 raise BenchError(f"ls is not back after {OFFLINE_BUDGET_S:.0f} s")
-            _same(found, expected, "ls")
+            same(found, expected, "ls")
             samples.append(Sample("offline-ls", peer.name, seconds))
     except (BenchError, OSError) as error:
         samples.append(Sample("offline-ls", peer.name, None, f"cannot: {str(error).splitlines()[-1][:120]}"))
@@ -361,7 +361,7 @@ def copy(bench: Bench, peer: Peer) -> list[Sample]:
         ):
             bench.server.reset()
             now = time.time()
-            _, seconds, ended = _lines(argv, mount.path, bench.peer_budget_s)
+            _, seconds, ended = lines(argv, mount.path, bench.peer_budget_s)
             if not ended:
                 raise BenchError(f"{figure} was not done after {seconds:.0f} s")
             stored = _wait_stored(bench, mount.job.bucket, goal, now)
@@ -426,7 +426,7 @@ def _watch(bench: Bench, peer: Peer, mount: Mount, name: str, key: str) -> list[
 def idle(bench: Bench, peer: Peer) -> list[Sample]:
     """Look at everything once, wait, then count what is sent while nobody asks."""
     with bench.mounted(peer, "clusters") as mount:
-        _lines(["find", "."], mount.path, bench.peer_budget_s)
+        lines(["find", "."], mount.path, bench.peer_budget_s)
         time.sleep(bench.settle_s)
         bench.server.reset()
         time.sleep(bench.idle_s)

@@ -198,6 +198,9 @@ class Server:
         """The endpoint, `http://127.0.0.1:PORT`."""
         return f"http://127.0.0.1:{self.port}"
 
+    def store_url(self, bucket: str) -> str:
+        return f"s3://{bucket}"
+
     @property
     def environment(self) -> dict[str, str]:
         """What kopsfs (as kops) and the SDKs need to find it."""
