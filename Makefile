@@ -14,6 +14,7 @@ help:
 	@echo "make test-store STORE=x  all tests of one store (file memfs s3 do gs swift k8s oss), slow ones too"
 	@echo "make soak                every slow test"
 	@echo "make bench               the table of figures, beside rclone and s3fs where they are installed"
+	@echo "make bench STORES=all    how fast each store is read, beside s3"
 	@echo "make man, make deb       render the man pages; build the Debian package"
 
 setup: $(VENV)/.all
@@ -50,7 +51,7 @@ soak: $(VENV)/.all
 	$(PY) -m pytest -m slow
 
 bench: $(VENV)/.all
-	$(PY) -m tests.bench
+	$(PY) -m tests.bench $(if $(STORES),--stores $(STORES))
 
 man: $(VENV)/.core
 	$(PY) packaging/man/render.py
