@@ -9,6 +9,7 @@ an open file holds on to: as long as it lives, its bytes stay, whatever is evict
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from collections import OrderedDict
@@ -139,13 +140,26 @@ def _moved(key: Key) -> StoreError:
 class _Flight:
     """One GET on its way."""
 
-    __slots__ = ("data", "error", "event", "info")
+    __slots__ = ("_waiting", "data", "error", "event", "info", "scope")
 
     def __init__(self) -> None:
         self.event = trio.Event()
         self.info: ObjectInfo | None = None
         self.data: bytes | None = None
         self.error: StoreError | None = None
+        self.scope = trio.CancelScope()
+        self._waiting = 0
+
+    async def wait(self, patience_s: float) -> None:
+        """Wait for the end. Bytes that nobody waits for any more have `patience_s` left: who asks again finds them."""
+        self._waiting += 1
+        self.scope.deadline = math.inf
+        try:
+            await self.event.wait()
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.scope.deadline = trio.current_time() + patience_s
 
 
 class Content:
@@ -208,11 +222,11 @@ class Content:
     async def _get_small(self, info: ObjectInfo) -> Blob:
         while True:
             flight = self._flights.get(info.key)
-            joined = flight is not None
-            if flight is None:
+            joined = flight is not None and not flight.scope.cancel_called
+            if flight is None or not joined:
                 flight = self._flights[info.key] = _Flight()
                 self._nursery.start_soon(self._fly, info.key, flight)
-            await flight.event.wait()
+            await flight.wait(self.request_budget_s)
             if flight.error is not None:
                 raise flight.error
             # One that was on its way already may have been answered before `info` was: only its version may be taken.
@@ -228,7 +242,7 @@ class Content:
 
     async def _fly(self, key: Key, flight: _Flight) -> None:
         try:
-            with trio.move_on_after(6 * self.request_budget_s):
+            with flight.scope:
                 flight.info, flight.data = await self.store.get(key)
             if flight.info is None or flight.data is None:
                 flight.error = StoreError("get", key, "no answer")
