@@ -12,6 +12,7 @@ in `__str__`, so that it is the same in the log, in `status` and on stderr.
     │   ├── NotFoundError           ENOENT      the key is not there
     │   ├── ConflictError           ESTALE      the object is not at the expected version
     │   ├── DeniedError             EACCES      credentials, policy
+    │   │   └── RefusedError        EACCES      credentials that the store does not take (any more)
     │   ├── InvalidKeyError         EINVAL      the store cannot hold such a key
     │   ├── TooLargeError           EFBIG
     │   ├── QuotaError              EDQUOT
@@ -77,6 +78,10 @@ class ConflictError(StoreError):
 
 class DeniedError(StoreError):
     """Credentials are missing, wrong or expired, or do not allow this."""
+
+
+class RefusedError(DeniedError):
+    """The store does not take these credentials, whatever is asked: they have ended, or were never good."""
 
 
 class InvalidKeyError(StoreError):

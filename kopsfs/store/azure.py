@@ -17,7 +17,6 @@ import hashlib
 import logging
 import re
 import threading
-import time
 from base64 import b64decode, b64encode
 from typing import BinaryIO, Final
 from urllib.parse import quote
@@ -39,6 +38,7 @@ from kopsfs.store.driver import (
     Prefix,
     Request,
 )
+from kopsfs.store.renewal import NEVER, renew_at
 from kopsfs.store.s3_answers import http_date_ns, version_of
 from kopsfs.store.url import Location, Settings
 
@@ -54,8 +54,6 @@ HASHED_MAX: Final = 4 << 20
 """A larger body is sent without its MD5: reading it twice would stall the loop for over 3 ms."""
 SKEW_STEP_S: Final = 60.0
 """A clock that was corrected and is refused again within this is not the clock's fault."""
-IN_FLIGHT_S: Final = 20.0
-"""A refusal within this time of a renewal may be of the token before."""
 _KEY_BYTES_MAX: Final = 1024
 _SEGMENTS_MAX: Final = 254
 _ODD: Final = re.compile(r"[\x00-\x1f\x7f\\]|\.(?:/|\Z)")
@@ -82,6 +80,7 @@ class AzureDriver:
 
     def __init__(self, location: Location, settings: Settings) -> None:
         self._environ = settings.environ
+        self._clock = settings.clock
         self._account, _, self._container = location.bucket.partition("/")
         self._site = azure_credentials.site_of(self._account, self._environ)
         self._path = self._site.path + quote(self._container, safe="")
@@ -93,12 +92,8 @@ class AzureDriver:
         self._changing = threading.Lock()
         self._skew_s = 0.0
         self._found = azure_credentials.key_of(self._account, self._environ)
-        self._signer = self._new_signer()
-        self._found_at = 0.0
-        self._refresh_due = self._found is None
-        self._refused = False
-        """The last token was refused, and none has been accepted since."""
-        self._accepted = False
+        self.signing = self._new_signer()
+        self._renew_at = -NEVER if self._found is None else NEVER
         self.capabilities = Capabilities(
             create_only="atomic",
             replace_if="atomic",
@@ -110,8 +105,9 @@ class AzureDriver:
         )
 
     def _new_signer(self) -> Signer:
-        key, skew_s = b"" if self._found is None else self._found.key, self._skew_s
-        return Signer(self._account, key, lambda: time.time() + skew_s)
+        key = b"" if self._found is None else self._found.key
+        clock, skew_s = self._clock, self._skew_s
+        return Signer(self._account, key, lambda: clock() + skew_s)
 
     # -- what blocks -----------------------------------------------------------------------------
 
@@ -120,8 +116,7 @@ class AzureDriver:
         self.refresh_credentials()
 
     def refresh_due(self) -> bool:
-        found = self._found
-        return self._refresh_due or (found is not None and found.due(time.time()))
+        return self._clock() >= self._renew_at
 
     def refresh_credentials(self, *, force: bool = False) -> None:
         """Look for credentials again where they may have changed. Raises DeniedError, TransientError."""
@@ -132,14 +127,13 @@ class AzureDriver:
         except ConfigError as error:  # at the start it would have been one; now there is somebody who waits
             raise DeniedError("open", detail=str(error)) from error
         self._learn(found=found)
-        self._found_at = time.monotonic()
-        self._refresh_due = False
+        self._renew_at = renew_at(found.expires, self._clock())
 
     def _learn(self, *, found: Found | None = None, skew_s: float | None = None) -> None:
         with self._changing:
             self._found = found or self._found
             self._skew_s = self._skew_s if skew_s is None else skew_s
-            self._signer = self._new_signer()
+            self.signing = self._new_signer()
 
     # -- preparing ------------------------------------------------------------------------------
 
@@ -171,7 +165,7 @@ class AzureDriver:
         condition: tuple[str, str] = ("", ""),
     ) -> Request:
         """Sign a request. `query` is as it is sent and as it is signed, `own` are `x-ms-` headers in any order."""
-        signer, found = self._signer, self._found
+        signer, found = self.signing, self._found
         own += [("x-ms-date", signer.date()), ("x-ms-version", VERSION)]
         own.sort()
         if found is not None and found.key:
@@ -252,7 +246,6 @@ class AzureDriver:
         etag = headers.get("etag")
         if not etag or "x-ms-version" not in headers:
             raise TransientError(op, key, "the answer has no ETag or x-ms-version: not Azure?")
-        self._accepted, self._refused = True, False
         return ObjectInfo(key, version_of(etag), size, http_date_ns(headers.get("last-modified", "")))
 
     def _remember(self, key: Key, answer: Answer) -> None:
@@ -283,7 +276,6 @@ class AzureDriver:
         if answer.status != 200:
             raise self._failure("list", prefix, answer)
         page = page_of(prefix, answer)
-        self._accepted, self._refused = True, False
         echo = answer.headers.get(_ECHO)
         if echo and page.objects and _digest(page.objects[0].key) == echo:
             return Page(page.objects[1:], page.prefixes, page.token)
@@ -296,32 +288,20 @@ class AzureDriver:
     def _failure(self, op: str, key: str, answer: Answer) -> StoreError:
         """Give the error for an answer, after learning from it what it teaches."""
         found = fault(answer)
-        if found.code in REFUSED or found.status == 401:
-            lesson = self._clock_lesson(found, answer) if self._found and self._found.key else self._token_refused()
-            if lesson:
-                log.info("container=%s %s", self._container, lesson)
-                return TransientError(op, key, f"{found.detail} ({lesson})")
+        if found.code in REFUSED and (lesson := self._clock_lesson(found, answer)):
+            log.info("container=%s %s", self._container, lesson)
+            return TransientError(op, key, f"{found.detail} ({lesson})")
         return error_of(op, key, f"{self._account}/{self._container}", answer, found)
 
     def _clock_lesson(self, found: Fault, answer: Answer) -> str:
         """A signature is good for 15 minutes around the server's time: sign by its clock where ours is wrong."""
         now_ns = http_date_ns(answer.headers.get("date", ""))
-        skew_s = now_ns / 1e9 - time.time() if now_ns else 0.0
-        if found.status != 403 or abs(skew_s - self._skew_s) < SKEW_STEP_S:
+        skew_s = now_ns / 1e9 - self._clock() if now_ns else 0.0
+        signed = self._found is not None and self._found.key
+        if not signed or found.status != 403 or abs(skew_s - self._skew_s) < SKEW_STEP_S:
             return ""
         self._learn(skew_s=skew_s)
         return f"the server's clock differs by {skew_s:.0f} s"
-
-    def _token_refused(self) -> str:
-        """Have the token renewed; empty where that has just been done in vain, and it is a denial."""
-        if self._refresh_due:
-            return "a new token is asked for"
-        if self._accepted and self._refused and time.monotonic() - self._found_at < IN_FLIGHT_S:
-            return "sent with the token before"
-        if self._refused:
-            return ""
-        self._refused = self._refresh_due = True
-        return "a new token is asked for"
 
     # -- the rest -------------------------------------------------------------------------------
 

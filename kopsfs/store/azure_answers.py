@@ -19,6 +19,7 @@ from kopsfs.errors import (
     InvalidKeyError,
     NotFoundError,
     QuotaError,
+    RefusedError,
     StoreError,
     StoreGoneError,
     TooLargeError,
@@ -68,7 +69,8 @@ _CODES: Final[dict[str, type[StoreError]]] = {
     "OperationTimedOut": TransientError,
     "InternalError": TransientError,
     "Md5Mismatch": TransientError,
-    **dict.fromkeys(REFUSED | _ROLE, DeniedError),
+    **dict.fromkeys(REFUSED, RefusedError),
+    **dict.fromkeys(_ROLE, DeniedError),
 }
 
 
@@ -104,7 +106,7 @@ def error_of(op: str, key: str, container: str, answer: Answer, found: Fault) ->
             f"; grant the role Storage Blob Data {role} on {container}, set AZURE_STORAGE_KEY to a key of the account, "
             "or let this network in"
         )
-    elif code in REFUSED or status == 401:
+    elif kind is RefusedError:
         detail += "; set AZURE_STORAGE_KEY to a key of the account, or correct AZURE_CLIENT_ID and its secret"
     elif code == "KeyBasedAuthenticationNotPermitted":
         detail += "; the account takes no keys: unset AZURE_STORAGE_KEY and `az login`"
@@ -117,7 +119,9 @@ def error_of(op: str, key: str, container: str, answer: Answer, found: Fault) ->
 
 def _by_status(status: int) -> type[StoreError]:
     match status:
-        case 401 | 403:
+        case 401:
+            return RefusedError
+        case 403:
             return DeniedError
         case 404:
             return NotFoundError

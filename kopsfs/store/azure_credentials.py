@@ -34,7 +34,6 @@ from kopsfs.errors import ConfigError, DeniedError, TransientError
 log = logging.getLogger(__name__)
 
 SCOPE: Final = "https://storage.azure.com/.default"
-RENEW_BEFORE_S: Final = 300.0
 HELPER_TIMEOUT_S: Final = 60.0
 ADVICE: Final = (
     "set AZURE_STORAGE_KEY, or AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, run `az login`, "
@@ -79,10 +78,6 @@ class Found:
     token: str = ""
     expires: float | None = None
     """Unix time in s; None: never."""
-
-    def due(self, now: float) -> bool:
-        """Should it be renewed now?"""
-        return self.expires is not None and now >= self.expires - RENEW_BEFORE_S
 
 
 def connection_of(account: str, environ: Mapping[str, str]) -> dict[str, str]:

@@ -191,6 +191,8 @@ class HttpDriver(Protocol):
     """
 
     capabilities: Capabilities
+    signing: object
+    """What requests are signed with at this moment: another object once that has changed. See `renewal.py`."""
 
     def warm_up(self, *, writes: bool = True) -> None:
         """Find out what the first request needs: credentials, region; with `writes` also default encryption.
@@ -200,14 +202,17 @@ class HttpDriver(Protocol):
         ...
 
     def refresh_due(self) -> bool:
-        """Has `refresh_credentials` something to do? Asked before every request; a comparison of two floats.
+        """Do credentials end soon (`renewal.renew_at`)? Asked before every request; a comparison of two floats.
 
-        Also True after an answer that called the credentials expired (a TransientError: refresh, then repeat).
+        An answer that calls them ended is a RefusedError; what follows from it is not the driver's business.
         """
         ...
 
     def refresh_credentials(self, *, force: bool = False) -> None:
-        """Renew credentials that end soon (or all, with `force`). May block; cheap when nothing is due."""
+        """Renew credentials that end soon (or all, with `force`). May block; cheap when nothing is due.
+
+        What fails leaves the old ones in use. Raises DeniedError, TransientError, ConfigError.
+        """
         ...
 
     def prepare_head(self, key: Key, /) -> Request: ...

@@ -20,7 +20,6 @@ import io
 import json
 import logging
 import os
-import time
 from typing import BinaryIO, Final, cast
 from urllib.parse import quote, urlsplit
 
@@ -54,6 +53,7 @@ from kopsfs.store.gcs_answers import (
     page_of,
 )
 from kopsfs.store.gcs_credentials import Token
+from kopsfs.store.renewal import NEVER, renew_at
 from kopsfs.store.url import Location, Settings
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,6 @@ WRITE_INTERVAL_S: Final = 1.0
 OBJECT_SIZE_MAX: Final = 5 << 40
 HASHED_MAX: Final = 4 << 20
 """A larger body is sent without its MD5: reading it twice would stall the loop for over 3 ms."""
-IN_FLIGHT_S: Final = 20.0
-"""A refusal within this time of a renewal may be of the token before."""
 _KEY_BYTES_MAX: Final = 1024
 _RESERVED: Final = ".well-known/acme-challenge/"
 _ACLS: Final = {
@@ -101,6 +99,7 @@ class GcsDriver:
     def __init__(self, location: Location, settings: Settings, *, origin: str = "") -> None:
         """`origin` stands for storage.googleapis.com and is spoken to with credentials; tests have one."""
         environ = self._environ = settings.environ
+        self._clock = settings.clock
         self._bucket = location.bucket
         self._options = Options.read(environ, ca_file=settings.ca_file)
         emulator = "" if origin else environ.get("STORAGE_EMULATOR_HOST", "")
@@ -127,14 +126,10 @@ class GcsDriver:
         self._unconditional: set[Key] = set()
         """Deletes under way that do not mind if there is nothing."""
         self._boundary = os.urandom(16).hex()
-        self._headers: tuple[str, ...] = ()
+        self.signing: tuple[str, ...] = ()
+        """The headers that say who we are."""
         self._media_headers: tuple[str, ...] = ("Accept-Encoding: gzip",)
-        self._token_at = 0.0
-        self._refresh_due = self._token is None
-        self._refused = False
-        """The last token was refused, and none has been accepted since."""
-        self._accepted = False
-        """The token was good once."""
+        self._renew_at = -NEVER if self._token is None else NEVER
         # What an emulator keeps is anybody's guess: fake-gcs-server looks at no condition of a DELETE (measured).
         guarantee: Guarantee = "unproven" if emulator else "atomic"
         self.capabilities = Capabilities(
@@ -155,24 +150,23 @@ class GcsDriver:
         self.refresh_credentials()
 
     def refresh_due(self) -> bool:
-        token = self._token
-        return self._refresh_due or (token is not None and token.due(time.time()))
+        return self._clock() >= self._renew_at
 
     def refresh_credentials(self, *, force: bool = False) -> None:
-        """Get a new token where the old one ends soon or was refused. Raises DeniedError, TransientError."""
+        """Get a new token where the old one ends soon. Raises DeniedError, TransientError."""
         if not (force or self.refresh_due()) or (self._token is not None and not self._token.value):
             return
         try:
-            token = gcs_credentials.find(self._environ, self._options)
+            token = gcs_credentials.find(self._environ, self._options, self._clock)
         except ConfigError as error:  # at the start it would have been one; now there is somebody who waits
             raise DeniedError("open", detail=str(error)) from error
         headers = [f"Authorization: Bearer {token.value}"]
         if token.quota_project:
             headers.append(f"x-goog-user-project: {token.quota_project}")
-        self._headers = tuple(headers)
+        self._token = token
+        self.signing = tuple(headers)
         self._media_headers = (*headers, "Accept-Encoding: gzip")
-        self._token, self._token_at = token, time.monotonic()
-        self._refresh_due = False
+        self._renew_at = renew_at(token.expires, self._clock(), token.renew_before_s)
 
     # -- preparing ------------------------------------------------------------------------------
 
@@ -193,7 +187,7 @@ class GcsDriver:
     def prepare_head(self, key: Key, /) -> Request:
         fields = f"{FIELDS},metadata,{','.join(_KEPT)}" if self._keep_metadata else FIELDS
         return Request(
-            "GET", f"{self._objects}/{self._name('head', key)}?projection=noAcl&fields={fields}", self._headers
+            "GET", f"{self._objects}/{self._name('head', key)}?projection=noAcl&fields={fields}", self.signing
         )
 
     def prepare_get(self, key: Key, /) -> Request:
@@ -225,7 +219,7 @@ class GcsDriver:
         url = self._uploads + _condition("&", expected)
         if self._acl:
             url += f"&predefinedAcl={self._acl}"
-        headers = (*self._headers, f"Content-Type: {_FRAME}{boundary}")
+        headers = (*self.signing, f"Content-Type: {_FRAME}{boundary}")
         return Request("POST", url, headers, whole, len(before) + size + len(after))
 
     def prepare_delete(self, key: Key, /, *, expected: Expected, form: Form = "quoted") -> Request:  # noqa: ARG002
@@ -234,7 +228,7 @@ class GcsDriver:
             self._unconditional.add(key)
         else:
             self._unconditional.discard(key)
-        return Request("DELETE", url, self._headers)
+        return Request("DELETE", url, self.signing)
 
     def prepare_list(
         self, prefix: Prefix, /, *, delimiter: bool, token: str | None, start_after: str | None
@@ -247,7 +241,7 @@ class GcsDriver:
         elif start_after is not None:
             # `startOffset` is a key that is listed too; U+0001 stands before every character that a key goes on with.
             query += f"&startOffset={quote(start_after, safe='')}%01"
-        return Request("GET", f"{self._objects}?{query}", self._headers)
+        return Request("GET", f"{self._objects}?{query}", self.signing)
 
     # -- parsing --------------------------------------------------------------------------------
 
@@ -257,7 +251,7 @@ class GcsDriver:
         row = document("head", key, answer)
         if self._keep_metadata:
             self._remember(key, {name: row[name] for name in ("metadata", *_KEPT) if name in row})
-        return self._took(info_of_row("head", key, row))
+        return info_of_row("head", key, row)
 
     def parse_get(self, key: Key, answer: Answer, /) -> ObjectInfo:
         if answer.status != 200:
@@ -269,7 +263,7 @@ class GcsDriver:
                 del kept["contentEncoding"]
             own = {name[12:]: value for name, value in headers.items() if name.startswith("x-goog-meta-")}
             self._remember(key, {**kept, **({"metadata": own} if own else {})})
-        return self._took(info_of_media(key, answer))
+        return info_of_media(key, answer)
 
     def _remember(self, key: Key, kept: dict[str, object]) -> None:
         """With `--keep-metadata`: what the next PUT of this key has to say again."""
@@ -279,14 +273,10 @@ class GcsDriver:
         while len(self._metadata) > _METADATA_MAX:
             del self._metadata[next(iter(self._metadata))]
 
-    def _took(self, info: ObjectInfo) -> ObjectInfo:
-        self._accepted, self._refused = True, False
-        return info
-
     def parse_put(self, key: Key, size: int, answer: Answer, /) -> ObjectInfo:
         if answer.status != 200:
             raise self._failure("put", key, answer)
-        info = self._took(info_of_row("put", key, document("put", key, answer)))
+        info = info_of_row("put", key, document("put", key, answer))
         if info.size != size:
             raise TransientError("put", key, f"{info.size} bytes were stored instead of {size}")
         return info
@@ -302,9 +292,7 @@ class GcsDriver:
     def parse_list(self, prefix: Prefix, answer: Answer, /) -> Page:
         if answer.status != 200:
             raise self._failure("list", prefix, answer)
-        page = page_of(prefix, answer)
-        self._accepted, self._refused = True, False
-        return page
+        return page_of(prefix, answer)
 
     def versioned(self, answer: Answer, /) -> bool | None:  # noqa: ARG002  GCS does not say
         return None
@@ -312,28 +300,12 @@ class GcsDriver:
     def _failure(self, op: str, key: str, answer: Answer) -> StoreError:
         """Give the error for an answer, after learning from it what it teaches."""
         found = fault(answer)
-        error = error_of(op, key, self._bucket, answer, found)
-        lesson = ""
-        if found.status == 401 and isinstance(error, DeniedError):
-            lesson = self._token_refused()
-        elif op == "put" and found.status == 400 and self._acl and "uniform bucket-level access" in found.message:
+        if op == "put" and found.status == 400 and self._acl and "uniform bucket-level access" in found.message:
             self._acl, self._uniform = "", True
             lesson = "the bucket has uniform access: --acl is left out from now on"
-        if lesson:
             log.info("bucket=%s %s", self._bucket, lesson)
             return TransientError(op, key, f"{found.detail} ({lesson})")
-        return error
-
-    def _token_refused(self) -> str:
-        """Have the token renewed; empty where that has just been done in vain, and it is a denial."""
-        if self._refresh_due:
-            return "a new token is asked for"
-        if self._accepted and self._refused and time.monotonic() - self._token_at < IN_FLIGHT_S:
-            return "sent with the token before"
-        if self._refused or (self._token is not None and not self._token.value):
-            return ""
-        self._refused = self._refresh_due = True
-        return "a new token is asked for"
+        return error_of(op, key, self._bucket, answer, found)
 
     # -- the rest -------------------------------------------------------------------------------
 

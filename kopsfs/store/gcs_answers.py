@@ -23,6 +23,7 @@ from kopsfs.errors import (
     InvalidKeyError,
     NotFoundError,
     QuotaError,
+    RefusedError,
     StoreError,
     StoreGoneError,
     TooLargeError,
@@ -85,7 +86,7 @@ def error_of(op: str, key: str, bucket: str, answer: Answer, found: Fault) -> St
         return TransientError(op, key, detail, retry_after_s=retry_after(answer))
     if kind is DeniedError and found.reason in {"insufficientPermissions", "insufficientScopes"}:
         detail += "; give the machine the access scope devstorage.full_control"
-    elif kind is DeniedError and found.status == 401:
+    elif kind is RefusedError:
         detail += "; set GOOGLE_APPLICATION_CREDENTIALS to a good key, or run `gcloud auth application-default login`"
     elif kind is DeniedError and found.reason == "forbidden":
         detail += f"; grant roles/storage.object{'Viewer' if op in {'get', 'head', 'list'} else 'User'} on {bucket}"
@@ -97,7 +98,9 @@ def error_of(op: str, key: str, bucket: str, answer: Answer, found: Fault) -> St
 
 def _by_status(status: int) -> type[StoreError]:
     match status:
-        case 401 | 403:
+        case 401:
+            return RefusedError
+        case 403:
             return DeniedError
         case 404:
             return NotFoundError

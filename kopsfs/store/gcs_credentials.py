@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -34,12 +34,14 @@ import pycurl
 from kopsfs.errors import ConfigError, DeniedError, TransientError
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import Answer, Request
+from kopsfs.store.renewal import RENEW_BEFORE_S
 
 log = logging.getLogger(__name__)
+Clock = Callable[[], float]
 
 SCOPE: Final = "https://www.googleapis.com/auth/devstorage.full_control"
-RENEW_BEFORE_S: Final = 225.0
-"""Tokens are renewed this long before they end; the metadata server gives new ones in their last 4 minutes."""
+METADATA_RENEW_BEFORE_S: Final = 225.0
+"""The metadata server gives new tokens in the last minutes of the old ones only; google-auth asks then, too."""
 HELPER_TIMEOUT_S: Final = 60.0
 METADATA_TIMEOUT_S: Final = 3.0
 SKEW_MIN_S: Final = 30.0
@@ -80,10 +82,7 @@ class Token:
     """Unix time in s by this machine's clock; None: never."""
     quota_project: str = ""
     """Who pays, where the file says so; goes out as `x-goog-user-project`, as Go's client does it."""
-
-    def due(self, now: float) -> bool:
-        """Should it be renewed now?"""
-        return self.expires is not None and now >= self.expires - RENEW_BEFORE_S
+    renew_before_s: float = RENEW_BEFORE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +126,16 @@ def _well_known(environ: Mapping[str, str]) -> Path:
     return Path(home, ".config", "gcloud", "application_default_credentials.json")
 
 
-def find(environ: Mapping[str, str], options: Options) -> Token:
+def find(environ: Mapping[str, str], options: Options, clock: Clock = time.time) -> Token:
     """Get a token. Takes up to seconds; 1 request. Raises ConfigError, DeniedError, TransientError to try again."""
     file = file_of(environ)
     if file is None:
-        return _of_machine(environ, options)
+        return _of_machine(environ, options, clock)
     match file.kind:
         case "service_account":
-            return _of_service_account(file, options)
+            return _of_service_account(file, options, clock)
         case "authorized_user":
-            return _of_user(file, options)
+            return _of_user(file, options, clock)
         case _:
             return _ask_google_auth(file, environ)
 
@@ -144,27 +143,30 @@ def find(environ: Mapping[str, str], options: Options) -> Token:
 # -- files -----------------------------------------------------------------------------------------
 
 
-def _of_service_account(file: File, options: Options) -> Token:
+def _of_service_account(file: File, options: Options, clock: Clock) -> Token:
     """Exchange a signed assertion for a token; once more by the server's clock where ours is wrong."""
     uri = str(file.fields.get("token_uri") or TOKEN_URI)
     skew_s = 0.0
     while True:
-        form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": _assertion(file, uri, skew_s)}
+        form = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            "assertion": _assertion(file, uri, clock() + skew_s),
+        }
         answer = _post(uri, form, options)
-        difference_s = _skew_s(answer)
+        difference_s = _skew_s(answer, clock)
         if answer.status not in {400, 401} or skew_s or abs(difference_s) < SKEW_MIN_S:
             break
         log.warning("the clock differs from Google's by %.0f s; signing by theirs: set this machine's", difference_s)
         skew_s = difference_s
     advice = f"make a new key for {file.fields['client_email']} in {file.path}, or set this machine's clock"
-    return _token(answer, f"service account key {file.path}", file, advice)
+    return _token(answer, f"service account key {file.path}", file, advice, clock)
 
 
-def _assertion(file: File, audience: str, skew_s: float) -> str:
+def _assertion(file: File, audience: str, moment: float) -> str:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-    now = int(time.time() + skew_s)
+    now = int(moment)
     head = {"alg": "RS256", "typ": "JWT", "kid": file.fields.get("private_key_id", "")}
     claims = {"iss": file.fields["client_email"], "scope": SCOPE, "aud": audience, "iat": now, "exp": now + 3600}
     signed = b".".join(_base64url(json.dumps(part).encode()) for part in (head, claims))
@@ -182,11 +184,12 @@ def _base64url(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
-def _of_user(file: File, options: Options) -> Token:
+def _of_user(file: File, options: Options, clock: Clock) -> Token:
     fields = file.fields
     form = {"grant_type": "refresh_token", **{name: str(fields[name]) for name in _FIELDS["authorized_user"]}}
     answer = _post(str(fields.get("token_uri") or TOKEN_URI), form, options)
-    return _token(answer, f"user credentials {file.path}", file, "run `gcloud auth application-default login`")
+    advice = "run `gcloud auth application-default login`"
+    return _token(answer, f"user credentials {file.path}", file, advice, clock)
 
 
 def _post(uri: str, form: Mapping[str, str], options: Options) -> Answer:
@@ -194,12 +197,12 @@ def _post(uri: str, form: Mapping[str, str], options: Options) -> Answer:
     return fetch(Request("POST", uri, ("Content-Type: application/x-www-form-urlencoded",), body, len(body)), options)
 
 
-def _token(answer: Answer, origin: str, file: File, advice: str) -> Token:
+def _token(answer: Answer, origin: str, file: File, advice: str, clock: Clock) -> Token:
     row = _row(answer)
     if answer.status == 200 and row.get("access_token"):
         account = str(file.fields.get("client_email") or file.fields.get("account") or "")
         project = str(file.fields.get("quota_project_id") or "")
-        return Token(str(row["access_token"]), origin, account, _end(row), project)
+        return Token(str(row["access_token"]), origin, account, clock() + _life_s(row), project)
     said = f"{answer.status} {row.get('error', '')} {row.get('error_description', '')}".strip()
     if answer.status in {408, 429} or answer.status >= 500 or answer.status < 400:
         raise TransientError("open", detail=f"no Google token: {said}", retry_after_s=retry_after(answer))
@@ -214,14 +217,14 @@ def _row(answer: Answer) -> dict[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-def _end(row: Mapping[str, Any]) -> float:
-    return time.time() + float(row.get("expires_in", 3600))
+def _life_s(row: Mapping[str, Any]) -> float:
+    return float(row.get("expires_in", 3600))
 
 
-def _skew_s(answer: Answer) -> float:
+def _skew_s(answer: Answer, clock: Clock) -> float:
     """How far the server's clock is ahead of ours; 0 where it does not say."""
     try:
-        return parsedate_to_datetime(answer.headers.get("date", "")).timestamp() - time.time()
+        return parsedate_to_datetime(answer.headers.get("date", "")).timestamp() - clock()
     except ValueError:
         return 0.0
 
@@ -235,7 +238,7 @@ def retry_after(answer: Answer) -> float:
 # -- the machine -----------------------------------------------------------------------------------
 
 
-def _of_machine(environ: Mapping[str, str], options: Options) -> Token:
+def _of_machine(environ: Mapping[str, str], options: Options, clock: Clock) -> Token:
     """Ask the metadata server; where there is none, there are no credentials at all."""
     given = environ.get("GCE_METADATA_HOST", "")
     direct = Options({**options.fixed, pycurl.NOPROXY: "*"}, ("", ""))
@@ -250,7 +253,8 @@ def _of_machine(environ: Mapping[str, str], options: Options) -> Token:
     if answer.status == 200 and answer.headers.get("metadata-flavor") == "Google" and row.get("access_token"):
         email = _metadata(f"{url}/email", direct)
         account = email.body.decode("ascii", "replace").strip() if email.status == 200 else ""
-        return Token(str(row["access_token"]), "metadata server", account, _end(row))
+        ends = clock() + _life_s(row)
+        return Token(str(row["access_token"]), "metadata server", account, ends, renew_before_s=METADATA_RENEW_BEFORE_S)
     if answer.status == 429 or answer.status >= 500:
         raise TransientError(
             "open", detail=f"the metadata server says {answer.status}", retry_after_s=retry_after(answer)

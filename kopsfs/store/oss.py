@@ -23,8 +23,8 @@ import io
 import logging
 import re
 import threading
-import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any, BinaryIO, Final, cast
 from urllib.parse import quote
@@ -38,6 +38,7 @@ from kopsfs.errors import (
     DeniedError,
     InvalidKeyError,
     QuotaError,
+    RefusedError,
     StoreError,
     TransientError,
     UnsupportedError,
@@ -57,6 +58,7 @@ from kopsfs.store.driver import (
     Request,
 )
 from kopsfs.store.oss_credentials import Instance
+from kopsfs.store.renewal import NEVER, renew_at
 from kopsfs.store.s3_answers import error_of, fault, http_date_ns, page_of, version_of
 from kopsfs.store.url import Location, Settings
 
@@ -116,14 +118,13 @@ class OssDriver:
         settings: Settings,
         *,
         metadata: str = oss_credentials.METADATA,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         environ = settings.environ
         self._bucket = location.bucket.lower()
         if not _BUCKET.fullmatch(self._bucket):
             raise ConfigError(f"{location.url}: a bucket's name has 3 to 63 letters, digits and hyphens")
         self._environ = environ
-        self._clock = clock
+        self._clock = settings.clock
         self._instance = Instance(
             Options.read(environ, ca_file=settings.ca_file), environ.get("ALIYUN_METADATA_ENDPOINT") or metadata
         )
@@ -137,9 +138,8 @@ class OssDriver:
         self._metadata: dict[Key, dict[str, str]] = {}
         self._origin = self._base = ""
         self._changing = threading.Lock()
-        self._refused = ""
-        """The token that an answer last called expired."""
-        self._refresh = False
+        self.signing: object = self._found
+        self._renew_at = -NEVER if self._found is None else NEVER
         self._skew_s = 0.0
         self._sign: Callable[[str, str, str | None, dict[str, str]], list[str]] | None = None
         self._new_crc: Callable[[], Any] | None = None
@@ -192,9 +192,9 @@ class OssDriver:
             found = self._found
             assert found is not None
             request = HttpRequest(method, url, headers=headers)
-            context = SigningContext("oss", self._region, self._bucket, key, request)
-            context.credentials = Credentials(found.key_id, found.secret, found.token or None)
-            context.clock_offset = round(self._skew_s)
+            credentials = Credentials(found.key_id, found.secret, found.token or None)
+            moment = datetime.fromtimestamp(self._clock() + self._skew_s, UTC)
+            context = SigningContext("oss", self._region, self._bucket, key, request, credentials, moment)
             signer.sign(context)
             return [f"{name}: {value}" for name, value in request.headers.items()]
 
@@ -203,16 +203,17 @@ class OssDriver:
         self._sign = sign
 
     def refresh_due(self) -> bool:
-        found = self._found
-        return self._refresh or found is None or found.due(self._clock())
+        return self._clock() >= self._renew_at
 
     def refresh_credentials(self, *, force: bool = False) -> None:
         """Look for credentials again where they end soon. Raises TransientError, ConfigError."""
         with self._changing:
             if not (force or self.refresh_due()):
                 return
-            self._found = oss_credentials.from_environment(self._environ) or self._instance.credentials(self._clock())
-            self._refresh = False
+            now = self._clock() + self._skew_s
+            found = oss_credentials.from_environment(self._environ) or self._instance.credentials(now)
+            self._found = self.signing = found
+            self._renew_at = renew_at(found.expires, now) - self._skew_s
 
     # -- preparing ------------------------------------------------------------------------------
 
@@ -364,22 +365,17 @@ class OssDriver:
         elif hint := _HINTS.get(found.code):
             detail += f": {hint.replace('BUCKET', self._bucket)}"
         found = found._replace(detail=detail)
-        kind = _CODES.get(found.code)
+        # Of a key pair that does not end they say that it was never good.
+        ended = found.code in _EXPIRED and self._found is not None and self._found.token
+        kind = RefusedError if ended else _CODES.get(found.code)
         if kind is not None and not issubclass(kind, TransientError):
             return kind(op, key, detail)
         return error_of(op, key, answer, found if kind is None else found._replace(code="SlowDown"))
 
     def _lesson(self, answer: Answer, code: str) -> str:
-        """Learn the clock and the end of credentials; empty where there is nothing to learn, or it was known."""
-        found = self._found
-        if code in _EXPIRED and found is not None and found.token:
-            if found.token == self._refused and not self._refresh:
-                return ""  # looked for already, and there are no others
-            self._refused = found.token
-            self._refresh = True
-            return "credentials are looked for again"
+        """Learn the clock; empty where there is nothing to learn, or it was known."""
         if code == "RequestTimeTooSkewed" and (now_ns := http_date_ns(answer.headers.get("date", ""))):
-            skew_s = now_ns / 1e9 - time.time()
+            skew_s = now_ns / 1e9 - self._clock()
             if abs(skew_s - self._skew_s) >= SKEW_STEP_S:
                 self._skew_s = skew_s
                 return f"the server's clock differs by {skew_s:.0f} s"
@@ -398,7 +394,7 @@ class OssDriver:
             "signature": "v1" if self._v1 else "v4",
             "versioned": self._versioned,
             "credentials": "not looked for yet" if found is None else found.origin,
-            "credentials_expire": None if found is None or not found.token else found.expires,
+            "credentials_expire": None if found is None else found.expires,
             "clock_skew_s": round(self._skew_s),
         }
 

@@ -26,8 +26,6 @@ from kopsfs.store.driver import Request
 METADATA: Final = "http://100.100.100.200"
 """The metadata service of every ECS instance."""
 METADATA_TIMEOUT_S: Final = 2.0
-RENEW_BEFORE_S: Final = 900.0
-"""An STS token is renewed this long before its end, or for the last fifth of a short life."""
 _REGION: Final = re.compile(r"[a-z0-9-]{2,40}")
 
 
@@ -39,13 +37,9 @@ class Found:
     secret: str
     token: str = ""
     """Of STS; empty for a key pair that does not end."""
-    expires: float = float("inf")
-    obtained: float = 0.0
+    expires: float | None = None
+    """Unix time in s; None: never."""
     origin: str = "environment"
-
-    def due(self, now: float) -> bool:
-        """Whether it ends so soon that it has to be renewed."""
-        return now > self.expires - min(RENEW_BEFORE_S, (self.expires - self.obtained) / 5)
 
 
 def from_environment(environ: Mapping[str, str]) -> Found | None:
@@ -100,7 +94,6 @@ class Instance:
                 told["AccessKeySecret"],
                 told["SecurityToken"],
                 expires,
-                now,
                 f"role {role} of this instance",
             )
         except (ValueError, KeyError, TypeError) as error:

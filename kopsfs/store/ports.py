@@ -17,14 +17,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Generic, Literal, Protocol, TypeVar, cast
 
 import outcome
 import trio
 
-from kopsfs.errors import StoreError, TransientError
+from kopsfs.errors import DeniedError, StoreError, TransientError
 from kopsfs.store.driver import Answer, Driver, Expected, Form, HttpDriver, Key, ObjectInfo, Page, Prefix, Request
 from kopsfs.store.lanes import Lane, Lanes
+from kopsfs.store.renewal import Renewal
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -288,9 +289,6 @@ class _Cover:
 
 # -- HTTP ------------------------------------------------------------------------------------------
 
-RENEW_PAUSE_S: Final = 60.0
-"""A denial is often just that: renewing because of one happens this seldom."""
-
 
 class Engine(Protocol):
     """The part of `http.Engine` used here; a test brings its own."""
@@ -320,24 +318,21 @@ class Wire:
         self._engine: Engine | None = None
         self._aside = Pool(2, in_place=in_place)
         """For what blocks: credentials and region."""
-        self._warm = False
-        self._warm_writes = False
-        self._stale = False
-        """Credentials have to be read again before the next request."""
-        self._reload = False
-        self._refreshing = False
-        self._preparing: trio.Event | None = None
-        self._prepare_error: Exception | None = None
-        self._renewal: trio.Event | None = None
-        self._renewed_at = float("-inf")
+        renewal = self._renewal = Renewal(driver, self._aside.start)
+        self.ready = renewal.ready
+        self.make_ready = renewal.make_ready
+        self.renew = renewal.renew
+        self.reload = renewal.reload
 
     def start(self, call: Call[Any], done: Done, *, urgent: bool) -> Ticket:
         assert call.prepare is not None
         assert call.parse is not None
-        self._check_credentials()
+        renewal = self._renewal
+        renewal.check()
         if self._engine is None:
             self._engine = self._make_engine()
         parse, progress, lane = call.parse, call.progress, call.lane(urgent=urgent)
+        signed = self._driver.signing
         try:
             request = call.prepare()
         except StoreError as error:
@@ -346,8 +341,10 @@ class Wire:
 
         def answered(answer: Answer | StoreError) -> None:
             result = outcome.Error(answer) if isinstance(answer, StoreError) else outcome.capture(parse, answer)
-            if isinstance(getattr(result, "error", None), TransientError) and self._driver.refresh_due():
-                self._stale = True  # the answer was that the credentials have expired
+            if isinstance(result, outcome.Value):
+                renewal.accepted = signed
+            elif isinstance(result.error, DeniedError):
+                result = outcome.Error(renewal.judge(result.error, signed))
             done(result)
 
         if progress is None:
@@ -373,74 +370,6 @@ class Wire:
         if self._engine is not None:
             self._engine.close()
         self._driver.close()
-
-    # Credentials and region.
-
-    def ready(self, *, writes: bool = False) -> bool:
-        return (self._warm_writes if writes else self._warm) and not self._stale
-
-    async def make_ready(self, *, writes: bool = False) -> None:
-        preparing = self._preparing if self._preparing is not None else self._prepare(writes=writes)
-        await preparing.wait()
-        if self._prepare_error is not None:
-            raise self._prepare_error
-
-    def _prepare(self, *, writes: bool) -> trio.Event:
-        """Begin to do, in a thread, whatever is to be done first; whoever asks meanwhile waits for the same."""
-        if not self._warm or (writes and not self._warm_writes):
-            act = functools.partial(self._driver.warm_up, writes=writes)
-        else:
-            writes = self._warm_writes
-            act = functools.partial(self._driver.refresh_credentials, force=self._reload)
-        preparing = self._preparing = trio.Event()
-
-        def prepared(result: Outcome[Any]) -> None:
-            error = getattr(result, "error", None)
-            assert error is None or isinstance(error, Exception)
-            self._prepare_error = error
-            if error is None:
-                self._warm = True
-                self._warm_writes = self._warm_writes or writes
-                if act.func == self._driver.refresh_credentials:
-                    self._stale = self._reload = False
-            self._preparing = None
-            preparing.set()
-
-        self._aside.start(act, prepared)
-        return preparing
-
-    def _renew_now(self) -> None:
-        self._driver.refresh_credentials(force=True)
-
-    def renew(self) -> trio.Event | None:
-        now = trio.current_time()
-        if self._renewal is None and now - self._renewed_at >= RENEW_PAUSE_S:
-            self._renewal = trio.Event()
-            self._renewed_at = now
-            self._aside.start(self._renew_now, self._renewal_done)
-        return self._renewal
-
-    def _renewal_done(self, result: Outcome[Any]) -> None:
-        assert self._renewal is not None
-        self._renewal.set()
-        self._renewal = None
-        _forget(result)
-
-    def reload(self) -> None:
-        self._stale = self._reload = True
-
-    def _check_credentials(self) -> None:
-        """Before each request: renew what ends soon, in the background, without making anybody wait."""
-        if self._stale:
-            if self._preparing is None:
-                self._prepare(writes=False)
-        elif not self._refreshing and self._driver.refresh_due():
-            self._refreshing = True
-            self._aside.start(self._driver.refresh_credentials, self._refreshed, Lane.AHEAD)
-
-    def _refreshed(self, result: Outcome[Any]) -> None:
-        self._refreshing = False
-        _forget(result)
 
     # Calls.
 

@@ -7,8 +7,8 @@ class serves `s3 do scw hos linode`: what differs is a row of `s3_site.QUIRKS`. 
 An ETag is a version and nothing more: opaque text without its quotes, sent back in the form `Store` asks
 for. It counts as an MD5 only where the answer about that one object proves that it is one.
 
-What an answer teaches (the bucket's region, the server's clock, that credentials have ended) is kept by
-replacing one immutable value; the answer itself becomes a TransientError, and the repeat succeeds.
+What an answer teaches (the bucket's region, the server's clock) is kept by replacing one immutable value; the
+answer itself becomes a TransientError, and the repeat succeeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import hashlib
 import logging
 import re
 import threading
-import time
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
@@ -38,8 +37,8 @@ from kopsfs.store.driver import (
     Prefix,
     Request,
 )
+from kopsfs.store.renewal import NEVER, renew_at
 from kopsfs.store.s3_answers import (
-    EXPIRED,
     WRONG_REGION,
     Fault,
     error_of,
@@ -95,6 +94,7 @@ class S3Driver:
         self._bucket = location.bucket
         self._scheme = location.scheme
         self._environ = settings.environ
+        self._clock = settings.clock
         self._acl = (settings.acl or self._environ.get("KOPS_STATE_S3_ACL", "")).strip()
         self._sse_setting = settings.sse
         wanted = _sse_headers(settings.sse)
@@ -110,10 +110,8 @@ class S3Driver:
         self._region_given = bool(self._endpoint or self._environ.get("AWS_REGION"))
         self._skew_s = 0.0
         self._changing = threading.Lock()
-        self._signer = self._new_signer()
-        self._refresh_due = self._found is None
-        self._ended: Credentials | None = None
-        """What an answer last called expired."""
+        self.signing = self._new_signer()
+        self._renew_at = -NEVER if self._found is None else NEVER
         self._versioned: bool | None = None
         self._list_query = f"encoding-type=url&list-type=2&max-keys={settings.page_size}&prefix="
         guarantee: Guarantee = "unproven" if self._site.custom else "atomic"
@@ -143,8 +141,8 @@ class S3Driver:
 
     def _new_signer(self) -> Signer:
         credentials = Credentials("", "") if self._found is None else self._found.credentials
-        skew_s = self._skew_s
-        return Signer(credentials, self._site.region, clock=lambda: time.time() + skew_s)
+        clock, skew_s = self._clock, self._skew_s
+        return Signer(credentials, self._site.region, clock=lambda: clock() + skew_s)
 
     # -- what blocks -----------------------------------------------------------------------------
 
@@ -159,8 +157,7 @@ class S3Driver:
             self._sse = self._default_encryption()
 
     def refresh_due(self) -> bool:
-        found = self._found
-        return self._refresh_due or (found is not None and found.due(time.time()))
+        return self._clock() >= self._renew_at
 
     def refresh_credentials(self, *, force: bool = False) -> None:
         """Look for credentials again where they may have changed. Raises DeniedError, TransientError, ConfigError."""
@@ -168,7 +165,7 @@ class S3Driver:
             return
         found = s3_credentials.custom(self._environ) if self._endpoint else s3_credentials.find(self._environ)
         self._learn(found=found)
-        self._refresh_due = False
+        self._renew_at = renew_at(found.expires, self._clock() + self._skew_s) - self._skew_s
 
     def _learn(self, *, site: Site | None = None, found: Found | None = None, skew_s: float | None = None) -> None:
         """Take over what has been found out; the signer is replaced as a whole."""
@@ -176,7 +173,7 @@ class S3Driver:
             self._site = site or self._site
             self._found = found or self._found
             self._skew_s = self._skew_s if skew_s is None else skew_s
-            self._signer = self._new_signer()
+            self.signing = self._new_signer()
 
     def _default_encryption(self) -> tuple[tuple[str, str], ...]:
         """Give kops's answer to `--sse auto`: nothing where the bucket has a rule, AES256 where it has none or hides it.
@@ -216,7 +213,7 @@ class S3Driver:
     def _request(self, method: str, path: str, query: str = "") -> Request:
         site = self._site
         url = f"{site.origin}{path}?{query}" if query else site.origin + path
-        return Request(method, url, self._signer.sign(method, site.host, path, query))  # type: ignore[arg-type]
+        return Request(method, url, self.signing.sign(method, site.host, path, query))  # type: ignore[arg-type]
 
     def prepare_put(
         self, key: Key, body: bytes | BinaryIO, size: int, /, *, expected: Expected, form: Form = "quoted"
@@ -230,13 +227,13 @@ class S3Driver:
             headers.append(("x-amz-acl", self._acl))
         headers += self._metadata.get(key, ())  # a PUT may be sent more than once
         site = self._site
-        lines = self._signer.sign("PUT", site.host, path, "", _sha256(body, size), headers)
+        lines = self.signing.sign("PUT", site.host, path, "", _sha256(body, size), headers)
         return Request("PUT", site.origin + path, lines, body, size)
 
     def prepare_delete(self, key: Key, /, *, expected: Expected, form: Form = "quoted") -> Request:
         path = self._path("delete", key)
         site = self._site
-        lines = self._signer.sign("DELETE", site.host, path, "", EMPTY_SHA256, _condition(expected, form))
+        lines = self.signing.sign("DELETE", site.host, path, "", EMPTY_SHA256, _condition(expected, form))
         return Request("DELETE", site.origin + path, lines)
 
     def prepare_list(
@@ -312,15 +309,9 @@ class S3Driver:
         return error_of(op, key, answer, found)
 
     def _lesson(self, answer: Answer, found: Fault) -> str:
-        """Learn region, clock and end of credentials; empty where there is nothing to learn, or it was known."""
-        if found.code in EXPIRED and self._found is not None:
-            if self._found.credentials == self._ended and not self._refresh_due:
-                return ""  # looked for already, and there are no others
-            self._ended = self._found.credentials
-            self._refresh_due = True
-            return "credentials are looked for again"
+        """Learn region and clock; empty where there is nothing to learn, or it was known."""
         if found.code == "RequestTimeTooSkewed" and (now_ns := http_date_ns(answer.headers.get("date", ""))):
-            skew_s = now_ns / 1e9 - time.time()
+            skew_s = now_ns / 1e9 - self._clock()
             if abs(skew_s - self._skew_s) < SKEW_STEP_S:
                 return ""
             self._learn(skew_s=skew_s)

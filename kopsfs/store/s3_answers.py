@@ -21,6 +21,7 @@ from kopsfs.errors import (
     InvalidKeyError,
     NotFoundError,
     QuotaError,
+    RefusedError,
     StoreError,
     StoreGoneError,
     TooLargeError,
@@ -60,11 +61,11 @@ _CODES: Final[dict[str, type[StoreError]]] = {
     "QuotaExceeded": QuotaError,
     "XMinioAdminBucketQuotaExceeded": QuotaError,
     "StorageFull": QuotaError,
-    "ExpiredToken": DeniedError,
-    "ExpiredTokenException": DeniedError,
-    "TokenRefreshRequired": DeniedError,
-    "RequestExpired": DeniedError,
-    "InvalidToken": DeniedError,
+    "ExpiredToken": RefusedError,
+    "ExpiredTokenException": RefusedError,
+    "TokenRefreshRequired": RefusedError,
+    "RequestExpired": RefusedError,
+    "InvalidToken": RefusedError,
     "SlowDown": TransientError,
     "SlowDownRead": TransientError,
     "SlowDownWrite": TransientError,
@@ -79,10 +80,6 @@ _CODES: Final[dict[str, type[StoreError]]] = {
 }
 """Source: AWS "Amazon S3 API Reference, Error responses"; `rgw_common.h` of Ceph; MinIO's api-errors.go for X...."""
 
-EXPIRED: Final = frozenset(
-    {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken"}
-)
-"""Codes that say: the credentials were good once."""
 WRONG_REGION: Final = frozenset(
     {
         "AuthorizationHeaderMalformed",

@@ -27,8 +27,6 @@ from kopsfs.store.sigv4 import Credentials
 
 log = logging.getLogger(__name__)
 
-RENEW_BEFORE_S: Final = 600.0
-"""Credentials are renewed this long before they end; AWS hands out new ones at least 15 minutes before."""
 HELPER_TIMEOUT_S: Final = 60.0
 _INDIRECT: Final = frozenset(
     {
@@ -55,10 +53,6 @@ class Found:
     """For people: `environment`, `profile NAME of FILE`, `S3_ACCESS_KEY_ID`, botocore's word for its provider."""
     expires: float | None = None
     """Unix time in s; None: as far as anyone knows, never."""
-
-    def due(self, now: float) -> bool:
-        """Should they be renewed now?"""
-        return self.expires is not None and now >= self.expires - RENEW_BEFORE_S
 
 
 def custom(environ: Mapping[str, str]) -> Found:

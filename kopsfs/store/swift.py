@@ -39,6 +39,7 @@ from kopsfs.errors import (
     InvalidKeyError,
     NotFoundError,
     QuotaError,
+    RefusedError,
     StoreError,
     StoreGoneError,
     TransientError,
@@ -59,6 +60,7 @@ from kopsfs.store.driver import (
     Tls,
     Version,
 )
+from kopsfs.store.renewal import NEVER, renew_at
 from kopsfs.store.s3_answers import http_date_ns
 from kopsfs.store.swift_credentials import Token
 from kopsfs.store.url import Location, Settings
@@ -70,10 +72,6 @@ KNOWN_MAX: Final = 20_000
 METADATA_MAX: Final = 1024
 HASHED_MAX: Final = 4 << 20
 """A larger body is sent without its digest: reading it twice would stall the loop."""
-LOGINS_MAX: Final = 3
-"""So many new tokens refused one after the other are a denial."""
-ASKED_MAX: Final = 1024
-"""More requests than can be in flight."""
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _TAG: Final = re.compile(rb"<[^>]*>")
 _KEPT: Final = frozenset({"content-type", "content-encoding", "content-disposition", "x-delete-at"})
@@ -106,7 +104,6 @@ class SwiftDriver:
         settings: Settings,
         *,
         log_in: Callable[..., Token] = swift_credentials.log_in,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         environ = settings.environ
         self._environ = environ
@@ -119,16 +116,13 @@ class SwiftDriver:
         bundle = Options.read(environ, ca_file=settings.ca_file or self.tls.ca_file).fixed.get(pycurl.CAINFO, True)
         self._verify: bool | str = bundle if self.tls.verify else False
         self._log_in = log_in
-        self._clock = clock
+        self._clock = settings.clock
         self._changing = threading.Lock()
         self._token: Token | None = None
         self._base = ""
-        self._auth = ""
-        self._refused = False
-        self._logins = 0
-        """Since the last answer that was not a refusal."""
-        self._asked: dict[str, str] = {}
-        """Keys and prefixes asked about last, and the token line each was asked with."""
+        self.signing = ""
+        """The header that says who we are."""
+        self._renew_at = -NEVER
         self._keep_metadata = settings.keep_metadata
         self._metadata: dict[Key, list[str]] = {}
         self._known: dict[Key, Known] = {}
@@ -157,8 +151,7 @@ class SwiftDriver:
         self.refresh_credentials()
 
     def refresh_due(self) -> bool:
-        token = self._token
-        return token is None or self._refused or token.due(self._clock())
+        return self._clock() >= self._renew_at
 
     def refresh_credentials(self, *, force: bool = False) -> None:
         """Log in again where the token ends soon. Raises DeniedError, TransientError, ConfigError."""
@@ -169,10 +162,9 @@ class SwiftDriver:
                 self._login = swift_credentials.find(self._environ)
             token = self._log_in(self._login, self._endpoint, verify=self._verify)
             self._base = f"{token.storage_url}/{quote(self._container, safe='')}"
-            self._auth = f"X-Auth-Token: {token.value}"
+            self.signing = f"X-Auth-Token: {token.value}"
             self._token = token
-            self._refused = False
-            self._logins += 1
+            self._renew_at = renew_at(token.expires, self._clock())
 
     # -- preparing ------------------------------------------------------------------------------
 
@@ -191,29 +183,19 @@ class SwiftDriver:
             raise InvalidKeyError(op, key, f"longer than {_KEY_BYTES_MAX} bytes")
         return f"{self._base}/{path}"
 
-    def _ask(self, what: str) -> str:
-        """Give the token's line, and remember it: a refusal has to be told from one of the token before."""
-        asked = self._asked
-        asked.pop(what, None)
-        asked[what] = self._auth
-        if len(asked) > ASKED_MAX:
-            del asked[next(iter(asked))]
-        return self._auth
-
     def prepare_head(self, key: Key, /) -> Request:
-        return Request("HEAD", self._url("head", key), [self._ask(key), "X-Newest: true"])
+        return Request("HEAD", self._url("head", key), [self.signing, "X-Newest: true"])
 
     def prepare_get(self, key: Key, /) -> Request:
-        url = self._url("get", key)
-        auth = self._ask(key)
-        return Request("GET", url, [auth, "X-Newest: true"] if key in self._behind else [auth])
+        auth = self.signing
+        return Request("GET", self._url("get", key), [auth, "X-Newest: true"] if key in self._behind else [auth])
 
     def prepare_put(
         self, key: Key, body: bytes | BinaryIO, size: int, /, *, expected: Expected, form: Form = "quoted"
     ) -> Request:
         """A version as `expected` changes nothing: Swift ignores `If-Match` on PUT, and `Store` has looked before."""
         del form
-        lines = [self._ask(key), *(self._metadata.pop(key, None) or ("Content-Type: application/octet-stream",))]
+        lines = [self.signing, *(self._metadata.pop(key, None) or ("Content-Type: application/octet-stream",))]
         if expected is ABSENT:
             lines.append("If-None-Match: *")
         if digest := _md5(body, size):
@@ -223,7 +205,7 @@ class SwiftDriver:
     def prepare_delete(self, key: Key, /, *, expected: Expected, form: Form = "quoted") -> Request:
         """A version as `expected` changes nothing, as with PUT. Of a large object only the manifest goes."""
         del expected, form
-        return Request("DELETE", self._url("delete", key), [self._ask(key)])
+        return Request("DELETE", self._url("delete", key), [self.signing])
 
     def prepare_list(
         self, prefix: Prefix, /, *, delimiter: bool, token: str | None, start_after: str | None
@@ -236,7 +218,7 @@ class SwiftDriver:
         marker = token if token is not None else start_after
         if marker is not None:
             query += f"&marker={quote(marker, safe='')}"
-        return Request("GET", f"{self._base}?{query}", [self._ask(prefix)])
+        return Request("GET", f"{self._base}?{query}", [self.signing])
 
     # -- parsing --------------------------------------------------------------------------------
 
@@ -302,7 +284,6 @@ class SwiftDriver:
             return Page([], [], None)
         if answer.status != 200:
             raise self._failure("list", prefix, answer)
-        self._logins = 0
         try:
             entries = json.loads(answer.body)
             more = len(entries) > self._page_size
@@ -333,11 +314,9 @@ class SwiftDriver:
         return known.version is None or _second(info) <= known.second
 
     def _note(self, key: Key, info: ObjectInfo) -> None:
-        self._logins = 0
         self._remember(key, Known(info.version, _second(info)))
 
     def _note_gone(self, key: Key) -> None:
-        self._logins = 0
         self._empty.pop(key, None)
         self._manifests.discard(key)
         self._remember(key, Known(None, 0))
@@ -376,7 +355,7 @@ class SwiftDriver:
         detail = _words(answer)
         match status:
             case 401:
-                return self._refusal(op, key, detail)
+                return RefusedError(op, key, f"{detail}: Swift refuses the token of {self._login.auth_url}")
             case 403:
                 return DeniedError(op, key, f"{detail}: this login has no such right on container {self._container}")
             case 404 if op in {"list", "put"}:
@@ -398,14 +377,6 @@ class SwiftDriver:
             case _:
                 return StoreError(op, key, detail)
 
-    def _refusal(self, op: str, key: str, detail: str) -> StoreError:
-        """A token was refused: it has ended or was revoked; only if new ones are refused as well, it is a denial."""
-        if self._asked.get(key) == self._auth and not self._refused:
-            if self._logins >= LOGINS_MAX:
-                return DeniedError(op, key, f"{detail}: Swift refuses every token of {self._login.auth_url}")
-            self._refused = True
-        return TransientError(op, key, f"{detail}: logging in again")
-
     def describe(self) -> dict[str, object]:
         """Endpoint, region, container, what the login was made of, when its token ends; never a credential."""
         token = self._token
@@ -416,7 +387,7 @@ class SwiftDriver:
             "region": self._endpoint.region or "any",
             "bucket": self._container,
             "credentials": self._login.origin,
-            "credentials_expire": None if token is None or token.expires == float("inf") else token.expires,
+            "credentials_expire": None if token is None else token.expires,
             "tls_verified": self.tls.verify,
         }
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import configparser
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,6 @@ from typing import Any, Final
 from kopsfs.errors import ConfigError, DeniedError, TransientError
 
 LOGIN_TIMEOUT_S: Final = 10.0
-RENEW_BEFORE_S: Final = 300.0
-"""A token is renewed this long before its end, or for the last fifth of a short life."""
 _QUOTED: Final = ("'", '"')
 
 
@@ -69,13 +66,8 @@ class Token:
 
     value: str
     storage_url: str
-    expires: float
-    """Unix time in seconds; infinite where Keystone does not say."""
-    obtained: float
-
-    def due(self, now: float) -> bool:
-        """Whether it ends so soon that it has to be renewed."""
-        return now > self.expires - min(RENEW_BEFORE_S, (self.expires - self.obtained) / 5)
+    expires: float | None
+    """Unix time in seconds; None where Keystone does not say."""
 
 
 class _MissingError(Exception):
@@ -302,8 +294,8 @@ def log_in(login: Login, endpoint: Endpoint, *, verify: bool | str) -> Token:
         )
     except exceptions.CatalogException as error:
         raise ConfigError(_no_endpoint(login, endpoint, access)) from error
-    expires = float("inf") if access.expires is None else access.expires.timestamp()
-    return Token(str(access.auth_token), url.rstrip("/"), expires, time.time())
+    expires = None if access.expires is None else access.expires.timestamp()
+    return Token(str(access.auth_token), url.rstrip("/"), expires)
 
 
 def _plugin(login: Login) -> Any:

@@ -13,7 +13,8 @@ import ipaddress
 import os
 import posixpath
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -67,6 +68,8 @@ class Settings:
     """A bundle of certificates instead of the system's."""
     page_size: int = 1000
     """Keys a LIST asks for; tests make it small."""
+    clock: Callable[[], float] = time.time
+    """Unix time in s, by which requests are dated and credentials end; tests have one that jumps."""
 
 
 _DRIVERS: Final = {

@@ -14,7 +14,15 @@ from typing import BinaryIO, Literal
 
 import trio
 
-from kopsfs.errors import ConflictError, DeniedError, NotFoundError, StoreError, TransientError, UnsupportedError
+from kopsfs.errors import (
+    ConflictError,
+    DeniedError,
+    NotFoundError,
+    RefusedError,
+    StoreError,
+    TransientError,
+    UnsupportedError,
+)
 from kopsfs.store.driver import (
     ABSENT,
     ANY,
@@ -190,8 +198,9 @@ class SimulatedDriver:
         self.warmed = 0
         self.refreshed: list[bool] = []
         self.warm_up_errors: list[Exception] = []
+        self.signing = object()
         self.expired = False
-        self.due = self.said_expired = False
+        self.due = False
         self.admits_expiry = False
 
     def refresh_due(self) -> bool:
@@ -204,9 +213,8 @@ class SimulatedDriver:
 
     def refresh_credentials(self, *, force: bool = False) -> None:
         self.refreshed.append(force)
-        self.due = False
-        if force or self.said_expired:
-            self.expired = self.said_expired = False
+        self.due = self.expired = False
+        self.signing = object()
 
     def describe(self) -> dict[str, object]:
         return {"endpoint": "http://s3.test", "bucket": "state"}
@@ -258,8 +266,7 @@ class SimulatedDriver:
 
     def _check(self, op: str, key: Key, answer: Answer) -> None:
         if self.expired and self.admits_expiry:
-            self.due = self.said_expired = True
-            raise TransientError(op, key, "ExpiredToken")
+            raise RefusedError(op, key, "ExpiredToken")
         if self.expired:
             raise DeniedError(op, key, "InvalidAccessKeyId")
         errors = {412: ConflictError, 404: NotFoundError, 501: UnsupportedError, 400: UnsupportedError}

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from kopsfs import errors
-from kopsfs.errors import ConfigError, ConflictError, DeniedError, StoreGoneError, TransientError
+from kopsfs.errors import ConfigError, ConflictError, DeniedError, RefusedError, StoreGoneError, TransientError
 from kopsfs.store import azure_credentials
 from kopsfs.store.azure import HASHED_MAX, VERSION, AzureDriver
 from kopsfs.store.curl import CA_VARIABLES, Options, fetch
@@ -201,7 +201,11 @@ def error_answer(status: int, code: str, **headers: str) -> Answer:
             DeniedError,
             "unset AZURE_STORAGE_KEY and `az login`",
         ),
-        (error_answer(403, "AuthenticationFailed"), DeniedError, "set AZURE_STORAGE_KEY to a key of the account"),
+        (
+            error_answer(403, "AuthenticationFailed"),
+            errors.RefusedError,
+            "set AZURE_STORAGE_KEY to a key of the account",
+        ),
         (error_answer(409, "SnapshotsPresent"), errors.UnsupportedError, "delete the blob's snapshots first"),
         (error_answer(413, "RequestBodyTooLarge"), errors.TooLargeError, "413"),
         (error_answer(500, "OperationTimedOut"), TransientError, "500"),
@@ -476,15 +480,12 @@ def test_half_a_service_principal_is_named() -> None:
         driver_of(half).warm_up()
 
 
-def test_a_token_that_is_refused_twice_is_a_denial(identity: Identity) -> None:
+def test_a_token_that_is_refused_says_so_and_is_replaced(identity: Identity) -> None:
     driver = driver_of(identity.environ)
     driver.warm_up()
-    first = headers_of(driver.prepare_get(KEY))["authorization"]
-    refused = error_answer(401, "InvalidAuthenticationInfo")
-    with pytest.raises(TransientError, match="a new token is asked for"):
-        driver.parse_get(KEY, refused)
-    assert driver.refresh_due()
-    driver.refresh_credentials()
+    first, signed = headers_of(driver.prepare_get(KEY))["authorization"], driver.signing
+    with pytest.raises(RefusedError, match="correct AZURE_CLIENT_ID and its secret"):
+        driver.parse_get(KEY, error_answer(401, "InvalidAuthenticationInfo"))
+    driver.refresh_credentials(force=True)
     assert headers_of(driver.prepare_get(KEY))["authorization"] != first
-    with pytest.raises(DeniedError, match="correct AZURE_CLIENT_ID and its secret"):
-        driver.parse_get(KEY, refused)
+    assert driver.signing is not signed

@@ -429,7 +429,7 @@ def test_credentials_that_the_store_calls_expired_are_renewed_before_the_next_at
         server.log.clear()
         assert (await store.get(K))[1] == b"one"
         assert len(server.log) == 2
-        assert driver.refreshed == [False]
+        assert driver.refreshed == [True]
         driver.expired = True
         got: list[bytes | None] = []
         await store.get_many([K] * 5, lambda key, info, data, error: got.append(data))
@@ -471,7 +471,7 @@ def test_credentials_that_end_soon_are_renewed_in_the_background() -> None:
         driver.due = True
         await store.get(K)
         await store.get(K)
-        assert driver.refreshed == [False]
+        assert driver.refreshed == [True]
 
     run(AWS, body, driver=driver)
 

@@ -19,14 +19,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from kopsfs.errors import ConfigError, DeniedError, StoreError, TransientError
+from kopsfs.errors import ConfigError, DeniedError, RefusedError, StoreError, TransientError
 from kopsfs.store import gcs_credentials
 from kopsfs.store.curl import Options
 from kopsfs.store.driver import ANY, Key
 from kopsfs.store.gcs import GcsDriver
+from kopsfs.store.renewal import RENEW_BEFORE_S
 from kopsfs.store.url import Settings, parse
 from tests.emulators.gcs import EVERYTHING, Server
-from tests.store.harness import DriverFace
+from tests.store.harness import DriverFace, StoreFace
 from tests.store.servers import free_port
 
 ACCOUNT = "kops@p.iam.gserviceaccount.com"
@@ -239,32 +240,34 @@ def test_a_wrong_clock_is_corrected_by_googles(
 
 
 def test_a_token_is_renewed_before_its_end(server: Server, tmp_path: Path) -> None:
-    server.gcs.lifetime_s = 200
-    face = face_of(server, service_account(server, tmp_path / "key.json"))
+    now = [time.time()]
+    face = face_of(server, service_account(server, tmp_path / "key.json"), clock=lambda: now[0])
     driver = face._driver
     assert isinstance(driver, GcsDriver)
+    now[0] += 3600 - RENEW_BEFORE_S - 1
+    assert not driver.refresh_due()
+    now[0] += 2
     assert driver.refresh_due()
-    server.gcs.lifetime_s = 3600
+    server.gcs.clock_skew_s = now[0] - time.time()
     driver.refresh_credentials()
     assert not driver.refresh_due()
     assert driver.prepare_get(Key("k")).headers == ("Authorization: Bearer ya29.1", "Accept-Encoding: gzip")
 
 
 def test_a_token_that_ended_is_renewed_once_and_then_refused(server: Server, tmp_path: Path) -> None:
-    face = face_of(server, service_account(server, tmp_path / "key.json"))
-    driver = face._driver
-    assert isinstance(driver, GcsDriver)
-    server.gcs.end_tokens()
-    with pytest.raises(TransientError, match="a new token is asked for"):
-        face.get("k")
-    assert driver.refresh_due()
-    server.gcs.lifetime_s = 0
-    driver.refresh_credentials()
-    with pytest.raises(DeniedError, match=r"set GOOGLE_APPLICATION_CREDENTIALS to a good key"):
-        face.get("k")
-    server.gcs.lifetime_s = 3600
-    driver.refresh_credentials(force=True)
-    assert face.get("k")[1] == b"stored"
+    settings = Settings(environ=service_account(server, tmp_path / "key.json"))
+    face = StoreFace(GcsDriver(parse("gs://state"), settings, origin=server.url))
+    try:
+        assert face.get("k")[1] == b"stored"
+        server.gcs.end_tokens()
+        assert face.get("k")[1] == b"stored"
+        assert server.gcs.requests["token"] == 2
+        server.gcs.end_tokens()
+        server.gcs.lifetime_s = 0
+        with pytest.raises(RefusedError, match=r"set GOOGLE_APPLICATION_CREDENTIALS to a good key"):
+            face.get("k")
+    finally:
+        face.close()
 
 
 @pytest.mark.parametrize(
