@@ -236,9 +236,9 @@ class Operations(pyfuse3.Operations):
             ticket = self._ticket(self.echo.about(parent_inode, _text(name)))
             entry = self._enacted(ticket)
             return FileInfo(fh=self._echo_opened(ticket.inode), keep_cache=True), entry
-        inode, handle = await self.fs.create(parent_inode, name, mode, flags, _caller(ctx))
+        inode, handle, keep = await self.fs.create(parent_inode, name, mode, flags, _caller(ctx))
         self.fs.remember(inode)
-        return FileInfo(fh=cast("Any", handle), keep_cache=True), self._entry(inode)
+        return FileInfo(fh=cast("Any", handle), keep_cache=keep), self._entry(inode)
 
     @override
     @_request

@@ -42,7 +42,7 @@ Guard = Callable[[str, bytes | None, int, int], str]
 class Handle:
     """One open."""
 
-    __slots__ = ("append", "entries", "inode", "reads", "thread", "writes")
+    __slots__ = ("append", "entries", "inode", "reads", "thread", "unread", "writes")
 
     def __init__(self, inode: Inode, flags: int, thread: int) -> None:
         mode = flags & os.O_ACCMODE
@@ -51,6 +51,8 @@ class Handle:
         self.writes = mode in {os.O_WRONLY, os.O_RDWR}
         self.append = bool(flags & os.O_APPEND)
         self.thread = thread
+        self.unread = False
+        """Open for both, and nothing was read yet: what it shows has not been seen."""
         self.entries: list[tuple[str, Inode]] = []
         """Of a directory: what it held when it was opened."""
 
@@ -91,12 +93,15 @@ class Files:
         inode.moved = False
         handle = self._opened(inode, flags, thread)
         if handle.reads and not truncates and inode.info is not None:
-            self._note_read(inode, thread)
+            handle.unread = writes
+            if not writes:
+                self._note_read(inode, thread)
         if writes and not inode.local:
             self._base_of(inode, thread)
         if truncates and (inode.size or inode.spool is None):
             self.truncate(inode, 0)
-        return self.register(handle), keep
+        # Who may write is asked for every byte he reads: what he has read decides what his write is based on.
+        return self.register(handle), keep and not handle.unread
 
     def open_new(self, inode: Inode, flags: int, thread: int) -> int:
         """The handle of a file that was just created."""
@@ -182,7 +187,13 @@ class Files:
 
     async def read(self, number: int, offset: int, size: int) -> bytes:
         """Bytes of the version the open pinned, with what was written here since. Cost: 0."""
-        inode = self.handles[number].inode
+        handle = self.handles[number]
+        inode = handle.inode
+        if handle.unread and inode.info is not None and not (inode.spool is not None and inode.spool.changed):
+            handle.unread = False
+            self._note_read(inode, handle.thread)
+            if not inode.local:
+                self._base_of(inode, handle.thread)
         if inode.spool is not None:
             return inode.spool.read(offset, size)
         if inode.content is None:

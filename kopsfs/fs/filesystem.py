@@ -349,18 +349,22 @@ class Filesystem:
 
     # --- making and removing -------------------------------------------------------------------------------------------------
 
-    async def create(self, parent_ino: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Inode, int]:
-        """Create and open. Where somebody else was faster, open theirs (EEXIST with O_EXCL). Cost: 0."""
+    async def create(
+        self, parent_ino: int, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[Inode, int, bool]:
+        """Create and open; returns (inode, handle, may the kernel keep its pages).
+
+        Where somebody else was faster, open theirs (EEXIST with O_EXCL). Cost: 0, or that of an open.
+        """
         parent = self._directory(parent_ino)
         text = names.from_kernel(name)
         existing = self.tree.child(parent, text)
         if existing is not None:
             if flags & os.O_EXCL:
                 raise ExistsError(text)
-            handle, _ = await self.files.open(existing, flags, caller.thread)
-            return existing, handle
+            return existing, *await self.files.open(existing, flags, caller.thread)
         inode = self.namespace.create(parent, text, mode, caller, exclusive=bool(flags & os.O_EXCL))
-        return inode, self.files.open_new(inode, flags, caller.thread)
+        return inode, self.files.open_new(inode, flags, caller.thread), True
 
     async def mknod(self, parent_ino: int, name: bytes, mode: int, caller: Caller) -> Inode:
         """Regular files only. Raises NotPermittedError for devices, pipes and sockets. Cost: 0."""

@@ -10,10 +10,13 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
 
+from kopsfs import fuse
 from kopsfs.errors import (
     CrossDeviceError,
     ExistsError,
@@ -199,13 +202,39 @@ def test_every_handle_sees_a_truncation_and_append_goes_to_the_end(machine: Mach
 def test_who_creates_second_opens_what_the_first_made(machine: Machine) -> None:
     async def body(life: Life) -> None:
         parent = (await life.walk("c")).ino
-        inode, first = await life.fs.create(parent, b"new", 0o600, os.O_RDWR, ME)
-        again, second = await life.fs.create(parent, b"new", 0o600, os.O_RDWR, ME)
+        inode, first, _ = await life.fs.create(parent, b"new", 0o600, os.O_RDWR, ME)
+        again, second, _ = await life.fs.create(parent, b"new", 0o600, os.O_RDWR, ME)
         assert again is inode
         with pytest.raises(ExistsError):
             await life.fs.create(parent, b"new", 0o600, os.O_RDWR | os.O_EXCL, ME)
         for handle in (first, second):
             await life.close(handle)
+
+    during(machine, body)
+
+
+def test_creating_what_another_client_has_changed_drops_the_kernels_pages(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel sends CREATE where it knows no such name; it may know the inode all the same."""
+    monkeypatch.setattr(fuse.gate, "install", lambda: None)
+
+    async def body(life: Life) -> None:
+        operations = fuse.Operations(life.fs, cast("Any", SimpleNamespace(pid=-1)), request_budget_s=10)
+        context = cast("Any", SimpleNamespace(pid=1, uid=0, gid=0, umask=0))
+
+        async def kept(name: bytes) -> bool:
+            info, _ = await operations.create(parent, name, 0o600, os.O_WRONLY, context)
+            await life.close(info.fh)
+            return bool(info.keep_cache)
+
+        parent = (await life.walk("c")).ino
+        await life.read("c/config")
+        machine.put("c/config", b"theirs")
+        await trio.sleep(2)
+        assert not await kept(b"config")
+        assert await kept(b"config")
+        assert await kept(b"new")
 
     during(machine, body)
 

@@ -193,6 +193,10 @@ class Machine:
         self.bucket: Bucket = self.driver.inner.bucket  # type: ignore[attr-defined]
         self.lives = 0
 
+    def connect(self) -> tuple[Any, Any]:
+        """The port and driver of one life."""
+        return LatePort(self.driver, self.delay), self.driver
+
     # What another client of the store does; keys are whole.
 
     def put(self, key: str, data: bytes) -> str:
@@ -236,10 +240,10 @@ class Life:
     def _build(self) -> None:
         machine, given, nursery = self.machine, dict(self.settings), self.nursery
         guard, cache_size_bytes = given.pop("guard", "warn"), given.pop("cache_size_bytes", 1 << 24)
-        self.port = LatePort(machine.driver, machine.delay)
+        self.port, driver = machine.connect()
         self.store = Store(
             self.port,
-            machine.driver,
+            driver,
             url="test://",
             prefix=Prefix(machine.prefix),
             random_unit=lambda: 1.0,
@@ -350,7 +354,7 @@ class Life:
                 try:
                     inode = await self.fs.lookup(parent.ino, name)
                 except NoEntryError:
-                    _, handle = await self.fs.create(parent.ino, name, mode, flags, Caller(0, 0, thread))
+                    _, handle, _ = await self.fs.create(parent.ino, name, mode, flags, Caller(0, 0, thread))
                     return handle
                 if flags & os.O_EXCL:
                     raise FileExistsError(errno.EEXIST, path)
