@@ -41,7 +41,7 @@ from typing import Any, Self
 
 from tests.emulators.k8s_http import Asked, Fault, Handler, Watch
 from tests.emulators.k8s_rules import Object, Refused, Resource, forbidden
-from tests.emulators.k8s_state import CRDS, KOPS_CRDS, NAMESPACES, Query, State
+from tests.emulators.k8s_state import CRDS, KOPS_CRDS, NAMESPACES, How, Query, State
 from tests.support.certificates import for_localhost, server_context
 
 ADMIN_TOKEN = "admin-token"
@@ -64,6 +64,12 @@ def only(verbs: str, resources: str, *namespaces: str) -> Rights:
 def all_but(verbs: str, resources: str) -> Rights:
     denied = only(verbs, resources)
     return lambda verb, resource, namespace: not denied(verb, resource, namespace)
+
+
+class _Listener(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    """With socketserver's 5 a burst of connections waits a second for its second SYN."""
 
 
 class K8sServer:
@@ -93,8 +99,7 @@ class K8sServer:
         self._throttled, self._retry_after = 0, 1
         self._stopped = False
         handler = type("ApiHandler", (Handler,), {"api": self})
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self._http.daemon_threads = True
+        self._http = _Listener(("127.0.0.1", port), handler)
         if tls is not None:
             self.certificate, self.key = for_localhost(tls)
             context = server_context(self.certificate, self.key)
@@ -141,10 +146,10 @@ class K8sServer:
             try:
                 old = self.state.get(CRDS, "", definition["metadata"]["name"])
             except Refused:
-                self.state.create(CRDS, "", definition, "admin")
+                self.state.create(CRDS, "", definition, How())
             else:
                 definition["metadata"]["resourceVersion"] = old.item["metadata"]["resourceVersion"]
-                self.state.update(CRDS, "", definition["metadata"]["name"], definition, "admin")
+                self.state.update(CRDS, "", definition["metadata"]["name"], definition, How())
 
     def undefine(self, plural: str) -> None:
         """Remove kops's definition of a kind, and with it the objects."""
@@ -156,14 +161,14 @@ class K8sServer:
         item = copy.deepcopy(item)
         with self.state.changed:
             with contextlib.suppress(Refused):
-                self.state.create(NAMESPACES, "", {"metadata": {"name": namespace}}, "other")
+                self.state.create(NAMESPACES, "", {"metadata": {"name": namespace}}, How())
             item.setdefault("kind", resource.kind)
             try:
                 old = self.state.get(resource, namespace, item["metadata"]["name"])
             except Refused:
-                return self.state.create(resource, namespace, item, "other").item
+                return self.state.create(resource, namespace, item, How()).item
             item["metadata"] = {**item["metadata"], "resourceVersion": old.item["metadata"]["resourceVersion"]}
-            return self.state.update(resource, namespace, item["metadata"]["name"], item, "other").item
+            return self.state.update(resource, namespace, item["metadata"]["name"], item, How()).item
 
     def items(self, plural: str, namespace: str = "") -> dict[str, Object]:
         """The objects of a kind by name, in one namespace or all."""

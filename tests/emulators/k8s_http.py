@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.emulators.k8s_rules import Object, Refused, Resource, bad_request
-from tests.emulators.k8s_state import Query, expired, news
+from tests.emulators.k8s_state import How, Query, expired, news
 
 BODY_MAX = 3 << 20
 GZIP_FROM = 128 << 10
@@ -29,6 +29,7 @@ GZIP_FROM = 128 << 10
 VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 PATCHES = ("application/merge-patch+json", "application/strategic-merge-patch+json")
 OPEN_TO_ALL = {"/healthz", "/livez", "/readyz", "/version"}
+USERS = Resource("", "v1", "users", "User", namespaced=False)
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
@@ -108,6 +109,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.path_of = unquote(parts.path).rstrip("/") or "/"
         self.target, self.user, self.body = Target(), "", b""
+        self.warnings: list[str] = []
         try:
             self._act()
         except Refused as refused:
@@ -123,6 +125,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.body = self.rfile.read(size)
         time.sleep(self.api.latency_s)
         self.user = self.api.who(self.headers.get("Authorization", ""), self._certificate())
+        if played := self.headers.get("Impersonate-User"):
+            self.api.allow(self.user, "impersonate", USERS, "", played)
+            self.user = played
         self.target = target = self._read_target()
         fault = self.api.fault(target.verb, target.kind)
         if fault is not None and not fault.after:
@@ -221,19 +226,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         )
 
     def _create(self, resource: Resource, target: Target) -> tuple[int, bytes]:
-        body, dry = self._read_body(), self._dry()
-        return 201, self.api.state.create(resource, target.namespace, body, self._manager(), dry=dry).encoded
+        body, how = self._read_body(), self._how()
+        return 201, self._warned(self.api.state.create(resource, target.namespace, body, how).encoded, how)
 
     def _update(self, resource: Resource, target: Target) -> tuple[int, bytes]:
-        body, dry, manager = self._read_body(), self._dry(), self._manager()
-        stored = self.api.state.update(resource, target.namespace, target.name, body, manager, dry=dry)
-        return 200, stored.encoded
+        body, how = self._read_body(), self._how()
+        return 200, self._warned(self.api.state.update(resource, target.namespace, target.name, body, how).encoded, how)
 
     def _patch(self, resource: Resource, target: Target) -> tuple[int, bytes]:
-        patches = PATCHES[:1] if resource.group else PATCHES
-        body, dry, manager = self._read_body(patches), self._dry(), self._manager()
-        stored = self.api.state.patch(resource, target.namespace, target.name, body, manager, dry=dry)
-        return 200, stored.encoded
+        body, how = self._read_body(PATCHES[:1] if resource.group else PATCHES), self._how()
+        return 200, self._warned(self.api.state.patch(resource, target.namespace, target.name, body, how).encoded, how)
+
+    def _warned(self, encoded: bytes, how: How) -> bytes:
+        if how.fields == "Warn":
+            self.warnings = [f'299 - "unknown field \\"{name}\\""' for name in how.unknown]
+        return encoded
 
     def _delete(self, resource: Resource, target: Target) -> tuple[int, bytes]:
         options = self._read_body() if self.body else {}
@@ -261,14 +268,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise bad_request("couldn't get version/kind; json parse error: the body is no object")
         return body
 
+    def _how(self) -> How:
+        manager = self.query.get("fieldManager") or self.headers.get("User-Agent", "unknown").split("/")[0]
+        return How(manager, self._dry(), self.query.get("fieldValidation") or "Warn")
+
     def _dry(self) -> bool:
         dry = self.query.get("dryRun", "")
         if dry not in {"", "All"}:
             raise Refused(422, "Invalid", 'dryRun: Unsupported value: supported values: "All"')
         return bool(dry)
-
-    def _manager(self) -> str:
-        return self.query.get("fieldManager") or self.headers.get("User-Agent", "unknown").split("/")[0]
 
     # -- watches ----------------------------------------------------------------------------------------------
 
@@ -308,7 +316,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 watch.revision = max(watch.revision, state.revision)
                 over, due = watch.over, watch.bookmark or now >= next_bookmark
                 watch.bookmark = False
-            for event in news(watch.query, found):
+            for event in news(watch.query, found if over != "expire" else []):
                 self._tell(event)
             if watch.bookmarks and (due or now >= until):
                 self._tell({"type": "BOOKMARK", "object": self._bookmark(watch)})
@@ -411,6 +419,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         fixed = {"Audit-Id": str(uuid.uuid4()), "Cache-Control": "no-cache, private"}
         for name, value in {**fixed, **headers}.items():
             self.send_header(name, value)
+        for warning in self.warnings:
+            self.send_header("Warning", warning)
         self.end_headers()
 
     def version_string(self) -> str:

@@ -184,7 +184,14 @@ def metadata_causes(resource: Resource, metadata: Object) -> Iterator[Cause]:
         yield too_long("metadata.annotations", ANNOTATION_BYTES_MAX)
 
 
-def read_metadata(body: Object) -> Object:
+METADATA_KEPT = set(
+    "name generateName namespace uid resourceVersion creationTimestamp deletionTimestamp "
+    "deletionGracePeriodSeconds labels annotations ownerReferences finalizers".split()
+)
+METADATA_IGNORED = {"generation", "managedFields", "selfLink"}
+
+
+def read_metadata(body: Object, unknown: list[str]) -> Object:
     """Give a copy of what the client may say about itself. Source: ObjectMeta."""
     given = body.get("metadata")
     if given is None:
@@ -198,11 +205,8 @@ def read_metadata(body: Object) -> Object:
     for name in ("name", "generateName", "namespace", "resourceVersion", "uid"):
         if not isinstance(given.get(name, ""), str):
             raise bad_request(f"json: cannot unmarshal into Go struct field ObjectMeta.metadata.{name} of type string")
-    known = (
-        "name generateName namespace uid resourceVersion creationTimestamp deletionTimestamp "
-        "deletionGracePeriodSeconds labels annotations ownerReferences finalizers"
-    )
-    return copy.deepcopy({name: given[name] for name in known.split() if given.get(name)})
+    unknown += [f"metadata.{name}" for name in given if name not in METADATA_KEPT | METADATA_IGNORED]
+    return copy.deepcopy({name: given[name] for name in given if name in METADATA_KEPT and given[name]})
 
 
 # -- Secrets --------------------------------------------------------------------------------------------------
@@ -257,29 +261,31 @@ PRESERVE = "x-kubernetes-preserve-unknown-fields"
 OPEN: Object = {"type": "object", PRESERVE: True}
 
 
-def shaped(value: Any, schema: Object, *, root: bool = False) -> Any:
-    """Drop what the schema does not name, then nulls that may not be null, then put in defaults."""
+def shaped(value: Any, schema: Object, unknown: list[str], where: str = "") -> Any:
+    """Drop what the schema does not name (and say so), then nulls that may not be null, then put in defaults."""
     if isinstance(value, list):
         items = schema.get("items") or {PRESERVE: True}
-        return [shaped(each, items) for each in value]
+        return [shaped(each, items, unknown, f"{where}[{number}]") for number, each in enumerate(value)]
     if not isinstance(value, dict):
         return value
     properties, rest = schema.get("properties", {}), schema.get("additionalProperties")
+    dot, whole = (f"{where}." if where else ""), not where or schema.get("x-kubernetes-embedded-resource")
     kept: Object = {}
     for key, each in value.items():
-        if (root or schema.get("x-kubernetes-embedded-resource")) and key in {"apiVersion", "kind", "metadata"}:
+        if whole and key in {"apiVersion", "kind", "metadata"}:
             kept[key] = each
         elif key in properties:
-            if each is None and not properties[key].get("nullable"):
-                continue
-            kept[key] = shaped(each, properties[key])
+            if each is not None or properties[key].get("nullable"):
+                kept[key] = shaped(each, properties[key], unknown, dot + key)
         elif isinstance(rest, dict):
-            kept[key] = shaped(each, rest)
+            kept[key] = shaped(each, rest, unknown, dot + key)
         elif rest is True or schema.get(PRESERVE):
             kept[key] = each
+        else:
+            unknown.append(dot + key)
     for key, each in properties.items():
         if key not in kept and "default" in each:
-            kept[key] = shaped(copy.deepcopy(each["default"]), each)
+            kept[key] = shaped(copy.deepcopy(each["default"]), each, unknown, dot + key)
     return kept
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from tests.emulators.k8s_rules import (
     OPEN,
+    SECRET_FIELDS,
     Cause,
     Object,
     Refused,
@@ -132,6 +133,19 @@ class Event:
 
 
 @dataclass
+class How:
+    """What a change says besides its body."""
+
+    manager: str = "other"
+    """Who changes; for `managedFields`."""
+    dry: bool = False
+    fields: str = "Warn"
+    """What is done about fields nobody knows: `Ignore`, `Warn` or `Strict`."""
+    unknown: list[str] = field(default_factory=list)
+    """Out: these are such."""
+
+
+@dataclass
 class Query:
     """What a listing or a watch asks for."""
 
@@ -170,7 +184,7 @@ class State:
         self._items: dict[str, dict[tuple[str, str], Stored]] = {}
         self._custom: dict[tuple[str, str], Resource] = {}
         for name in ("default", "kube-system"):
-            self.create(NAMESPACES, "", {"metadata": {"name": name}}, "kube-apiserver")
+            self.create(NAMESPACES, "", {"metadata": {"name": name}}, How("kube-apiserver"))
 
     # -- kinds ------------------------------------------------------------------------------------------------
 
@@ -281,8 +295,8 @@ class State:
 
     # -- changing ---------------------------------------------------------------------------------------------
 
-    def create(self, resource: Resource, namespace: str, body: Object, manager: str, *, dry: bool = False) -> Stored:
-        item = self._read(resource, namespace, body)
+    def create(self, resource: Resource, namespace: str, body: Object, how: How) -> Stored:
+        item = self._read(resource, namespace, body, how)
         metadata = item["metadata"]
         if "name" not in metadata and "generateName" in metadata:
             metadata["name"] = metadata["generateName"] + "".join(random.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
@@ -301,31 +315,27 @@ class State:
             if (namespace, name) in self._items.get(resource.name, {}):
                 message = f'{resource.name} "{name}" already exists'
                 raise Refused(409, "AlreadyExists", message, resource.details(name))
-            return self._commit(resource, None, item, manager, dry=dry)
+            return self._commit(resource, None, item, how)
 
-    def update(
-        self, resource: Resource, namespace: str, name: str, body: Object, manager: str, *, dry: bool = False
-    ) -> Stored:
-        item = self._read(resource, namespace, body)
+    def update(self, resource: Resource, namespace: str, name: str, body: Object, how: How) -> Stored:
+        item = self._read(resource, namespace, body, how)
         given = item["metadata"].get("name", "")
         if given != name:
             raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
         with self.changed:
             old = self.get(resource, namespace, name)
             self._compare(resource, old, item["metadata"])
-            return self._replace(resource, old, item, manager, dry=dry)
+            return self._replace(resource, old, item, how)
 
-    def patch(
-        self, resource: Resource, namespace: str, name: str, patch: Object, manager: str, *, dry: bool = False
-    ) -> Stored:
+    def patch(self, resource: Resource, namespace: str, name: str, patch: Object, how: How) -> Stored:
         """Apply a merge patch (RFC 7396)."""
         with self.changed:
             old = self.get(resource, namespace, name)
-            item = self._read(resource, namespace, merged(old.item, patch))
+            item = self._read(resource, namespace, merged(old.item, patch), how)
             if item["metadata"].get("name") != name:
                 raise bad_request("the name of the object does not match the name on the URL")
             self._compare(resource, old, item["metadata"])
-            return self._replace(resource, old, item, manager, dry=dry)
+            return self._replace(resource, old, item, how)
 
     def delete(
         self, resource: Resource, namespace: str, name: str, options: Object, *, dry: bool = False
@@ -345,7 +355,7 @@ class State:
                 return self._doom(resource, old, dry=dry), False
             if resource is CRDS and not dry:
                 self._empty(old.item["spec"]["names"]["plural"] + "." + old.item["spec"]["group"])
-            self._commit(resource, old, None, "", dry=dry)
+            self._commit(resource, old, None, How(dry=dry))
             return old, True
 
     def _delete_namespace(self, old: Stored, *, dry: bool) -> tuple[Stored, bool]:
@@ -356,13 +366,13 @@ class State:
         if not self.namespaces_linger and not dry:
             for kind in list(self._items):
                 self._empty(kind, name)
-            self._commit(NAMESPACES, doomed, None, "")
+            self._commit(NAMESPACES, doomed, None, How())
         return doomed, False
 
     def _empty(self, kind: str, namespace: str = "") -> None:
         for stored in list(self._items.get(kind, {}).values()):
             if not namespace or stored.place[0] == namespace:
-                self._commit(next(each for each in self.resources() if each.name == kind), stored, None, "")
+                self._commit(next(each for each in self.resources() if each.name == kind), stored, None, How())
 
     def _doom(self, resource: Resource, old: Stored, *, dry: bool) -> Stored:
         if old.item["metadata"].get("deletionTimestamp"):
@@ -372,11 +382,11 @@ class State:
         if resource is NAMESPACES:
             item["status"]["phase"] = "Terminating"
             del item["metadata"]["deletionGracePeriodSeconds"]
-        return self._commit(resource, old, item, "", dry=dry)
+        return self._commit(resource, old, item, How(dry=dry))
 
     # -- the steps of a change ----------------------------------------------------------------------------------
 
-    def _read(self, resource: Resource, namespace: str, body: Object) -> Object:
+    def _read(self, resource: Resource, namespace: str, body: Object, how: How) -> Object:
         """Give what is kept of what was sent."""
         version, kind = body.get("apiVersion"), body.get("kind")
         if resource.schema is not None and not kind:
@@ -386,7 +396,7 @@ class State:
                 f"the API version in the data ({version}, {kind}) does not match the expected API version "
                 f"({resource.api_version}, {resource.kind})"
             )
-        metadata = read_metadata(body)
+        metadata = read_metadata(body, how.unknown)
         if metadata.setdefault("namespace", namespace) != namespace:
             raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
         if not namespace:
@@ -396,10 +406,17 @@ class State:
             metadata["labels"] = {**metadata.get("labels", {}), "kubernetes.io/metadata.name": metadata.get("name", "")}
             return {**head, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
         if resource is SECRETS:
-            return {**head, **read_secret(body)}
-        if resource.schema is not None:
-            body = shaped(copy.deepcopy(body), resource.schema, root=True)
-        return {**body, **head}
+            how.unknown += sorted(body.keys() - SECRET_FIELDS)
+            made = {**head, **read_secret(body)}
+        elif resource.schema is not None:
+            made = {**shaped(copy.deepcopy(body), resource.schema, how.unknown), **head}
+        else:
+            made = {**body, **head}
+        if how.unknown and how.fields == "Strict":
+            told = ", ".join(f'unknown field "{name}"' for name in how.unknown)
+            what = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
+            raise bad_request(f"{what}: strict decoding error: {told}")
+        return made
 
     def _admit(self, resource: Resource, namespace: str, name: str) -> None:
         """Source: admission plugin NamespaceLifecycle."""
@@ -439,7 +456,7 @@ class State:
         if version and version != has["resourceVersion"]:
             raise conflict(resource, name, MODIFIED)
 
-    def _replace(self, resource: Resource, old: Stored, item: Object, manager: str, *, dry: bool) -> Stored:
+    def _replace(self, resource: Resource, old: Stored, item: Object, how: How) -> Stored:
         has, metadata = old.item["metadata"], item["metadata"]
         for name in ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"):
             if name == "creationTimestamp" and metadata.get(name, has[name]) != has[name]:
@@ -458,20 +475,18 @@ class State:
         if "generation" in has and content[0] != content[1]:
             metadata["generation"] = has["generation"] + 1
         if has.get("deletionTimestamp") and not metadata.get("finalizers") and resource is not NAMESPACES:
-            self._commit(resource, old, None, manager, dry=dry)
+            self._commit(resource, old, None, how)
             return old
-        return self._commit(resource, old, item, manager, dry=dry)
+        return self._commit(resource, old, item, how)
 
-    def _commit(
-        self, resource: Resource, old: Stored | None, item: Object | None, manager: str, *, dry: bool = False
-    ) -> Stored:
-        revision = self.revision + (not dry)
+    def _commit(self, resource: Resource, old: Stored | None, item: Object | None, how: How) -> Stored:
+        revision = self.revision + (not how.dry)
         whole = item if item is not None else copy.deepcopy(old.item if old else {})
         metadata = whole["metadata"]
-        metadata["resourceVersion"] = str(revision) if not (dry and old is None) else ""
+        metadata["resourceVersion"] = str(revision) if not (how.dry and old is None) else ""
         if item is not None:
             field_set = {name: {} for name in sorted(f"f:{name}" for name in whole if name != "metadata")}
-            operation = {"manager": manager, "operation": "Update", "apiVersion": resource.api_version}
+            operation = {"manager": how.manager, "operation": "Update", "apiVersion": resource.api_version}
             metadata["managedFields"] = [
                 {**operation, "time": self._now(), "fieldsType": "FieldsV1", "fieldsV1": field_set}
             ]
@@ -483,7 +498,7 @@ class State:
         if len(encoded) > STORED_MAX:
             raise Refused(500, "", "etcdserver: request is too large")
         stored = Stored(whole, revision, encoded)
-        if dry:
+        if how.dry:
             return stored
         self.revision = revision
         place = self._items.setdefault(resource.name, {})
