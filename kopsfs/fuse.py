@@ -40,6 +40,7 @@ ERRNO: Final[dict[type[Exception], int]] = {
     errors.NotFoundError: errno.ENOENT,
     errors.ConflictError: errno.ESTALE,
     errors.DeniedError: errno.EACCES,
+    errors.RefusedError: errno.EACCES,
     errors.InvalidKeyError: errno.EINVAL,
     errors.TooLargeError: errno.EFBIG,
     errors.QuotaError: errno.EDQUOT,
