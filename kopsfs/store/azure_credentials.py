@@ -2,8 +2,7 @@
 
 An account key (`AZURE_STORAGE_KEY`, or `AZURE_STORAGE_CONNECTION_STRING` where it is of the account in the URL) is
 taken as it stands, and requests are signed with it. Everything else is DefaultAzureCredential, which is azure-identity's
-business: it runs in a process of its own (`python -m kopsfs.store.azure_credentials SCOPE`), so that its import neither
-stalls the mount nor stays in its memory, and so that it sees the environment of this mount and no other.
+business, in a process of its own (`outside.py`).
 
 Source: kops `util/pkg/vfs/azureclient.go:newAzureClient` (DefaultAzureCredential, endpoint), release-1.34 of the same
 (AZURE_STORAGE_KEY); Microsoft "Authorize with Shared Key", "Configure Azure Storage connection strings".
@@ -16,25 +15,20 @@ import binascii
 import hashlib
 import hmac
 import importlib
-import json
 import logging
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from kopsfs.errors import ConfigError, DeniedError, TransientError
+from kopsfs.store.outside import ask, one_line
 
 log = logging.getLogger(__name__)
 
 SCOPE: Final = "https://storage.azure.com/.default"
-HELPER_TIMEOUT_S: Final = 60.0
 ADVICE: Final = (
     "set AZURE_STORAGE_KEY, or AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, run `az login`, "
     "or run where a managed identity is attached"
@@ -185,37 +179,14 @@ class Signer:
 
 
 def _ask_azure_identity(environ: Mapping[str, str], suffix: str) -> Found:
-    """Run this module as a program in the mount's environment."""
-    home = str(Path(__file__).parent.parent.parent)
-    variables = {**environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, environ.get("PYTHONPATH", "")]))}
+    variables = dict(environ)
     if suffix in _AUTHORITIES:
         variables.setdefault("AZURE_AUTHORITY_HOST", _AUTHORITIES[suffix])
     try:
-        ended = subprocess.run(
-            [sys.executable, "-m", "kopsfs.store.azure_credentials", SCOPE],
-            env=variables,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=HELPER_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TransientError("open", detail=f"no Azure token after {HELPER_TIMEOUT_S:.0f} s") from error
-    except OSError as error:
-        raise TransientError("open", detail=f"cannot ask for an Azure token: {error}") from error
-    try:
-        row = json.loads(ended.stdout)
-    except ValueError:
-        lines = ended.stderr.decode(errors="replace").strip().splitlines()
-        raise DeniedError(
-            "open", detail=f"cannot ask for an Azure token: {lines[-1] if lines else 'no answer'}"
-        ) from None
-    if said := row.get("Error"):
-        if row.get("Again"):
-            raise TransientError("open", detail=f"no Azure token: {said}")
-        raise DeniedError("open", detail=f"no Azure credentials: {_half(environ)}{said}; {ADVICE}")
-    return Found("DefaultAzureCredential", token=row["Token"], expires=float(row["Expiration"]))
+        row = ask(__name__, SCOPE, environ=variables, what="no Azure credentials", extra="azure")
+    except DeniedError as error:
+        raise DeniedError("open", detail=f"{error.detail}; {_half(environ)}{ADVICE}") from error
+    return Found("DefaultAzureCredential", token=row["token"], expires=row["expires"])
 
 
 def _half(environ: Mapping[str, str]) -> str:
@@ -229,16 +200,10 @@ def _half(environ: Mapping[str, str]) -> str:
     return f"AZURE_CLIENT_ID is set, {' and '.join(missing)} not; " if missing else ""
 
 
-def _main(scope: str) -> None:
-    """Let azure-identity follow its chain and print the token as JSON."""
-    try:
-        identity: Any = importlib.import_module("azure.identity")
-        wrong: Any = importlib.import_module("azure.core.exceptions")
-    except ImportError as error:
-        said = f"DefaultAzureCredential needs azure-identity ({error.name}): install kopsfs[azure]"
-        print(json.dumps({"Error": said}))  # noqa: T201
-        return
-    row: dict[str, object]
+def outside(scope: str) -> dict[str, object]:
+    """Let azure-identity follow its chain, in a process of its own. Raises DeniedError, TransientError."""
+    identity: Any = importlib.import_module("azure.identity")
+    wrong: Any = importlib.import_module("azure.core.exceptions")
     try:
         # What Go's DefaultAzureCredential, and so kops, asks: environment, workload and managed identity, the CLIs.
         chain = identity.DefaultAzureCredential(
@@ -248,17 +213,12 @@ def _main(scope: str) -> None:
             exclude_broker_credential=True,
         )
         found = chain.get_token(scope)
-        row = {"Token": found.token, "Expiration": found.expires_on}
     except wrong.ClientAuthenticationError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         refused = [line for line in lines if "AADSTS" in line or "invalid_" in line]
-        row = {"Error": (refused or lines or [type(error).__name__])[0][:300]}
+        raise DeniedError("open", detail=(refused or lines or [type(error).__name__])[0][:300]) from error
     except wrong.AzureError as error:
-        row = {"Error": " ".join(f"{type(error).__name__}: {error}".split())[:300], "Again": True}
+        raise TransientError("open", detail=one_line(error)) from error
     except (OSError, ValueError) as error:
-        row = {"Error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-    print(json.dumps(row))  # noqa: T201 - the parent reads it
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+        raise DeniedError("open", detail=one_line(error)) from error
+    return {"token": found.token, "expires": float(found.expires_on)}

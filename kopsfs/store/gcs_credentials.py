@@ -3,9 +3,7 @@
 Application Default Credentials in the order kops has them: the file that `GOOGLE_APPLICATION_CREDENTIALS`
 names, gcloud's own file, the metadata server of the machine. A service account's key, gcloud's user file and
 the metadata server need one request each, made here. What only the SDK knows how to follow (workload identity
-federation, impersonation) is google-auth's business; it runs in a process of its own
-(`python -m kopsfs.store.gcs_credentials FILE SCOPE`), so that its import neither stalls the mount nor stays
-in its memory, and so that it sees the environment of this mount and no other.
+federation, impersonation) is google-auth's business, in a process of its own (`outside.py`).
 
 Source: kops `util/pkg/vfs/context.go:getGCSClient` (scope full_control); Go `golang.org/x/oauth2/google/default.go`
 (order, and that `CLOUDSDK_CONFIG` is not consulted); RFC 7523; Google "Using OAuth 2.0 for Server to Server".
@@ -18,12 +16,10 @@ import importlib
 import json
 import logging
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +30,7 @@ import pycurl
 from kopsfs.errors import ConfigError, DeniedError, TransientError
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import Answer, Request
+from kopsfs.store.outside import ask, one_line
 from kopsfs.store.renewal import RENEW_BEFORE_S
 
 log = logging.getLogger(__name__)
@@ -42,7 +39,6 @@ Clock = Callable[[], float]
 SCOPE: Final = "https://www.googleapis.com/auth/devstorage.full_control"
 METADATA_RENEW_BEFORE_S: Final = 225.0
 """The metadata server gives new tokens in the last minutes of the old ones only; google-auth asks then, too."""
-HELPER_TIMEOUT_S: Final = 60.0
 METADATA_TIMEOUT_S: Final = 3.0
 SKEW_MIN_S: Final = 30.0
 """A smaller difference of clocks is not why a signed request is refused."""
@@ -280,70 +276,27 @@ def _is_google() -> bool:
 
 
 def _ask_google_auth(file: File, environ: Mapping[str, str]) -> Token:
-    """Run this module as a program in the mount's environment."""
-    home = str(Path(__file__).parent.parent.parent)
-    variables = {**environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, environ.get("PYTHONPATH", "")]))}
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-m", "kopsfs.store.gcs_credentials", str(file.path), SCOPE],
-            env=variables,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=HELPER_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TransientError("open", detail=f"no Google token after {HELPER_TIMEOUT_S:.0f} s") from error
-    except OSError as error:
-        raise TransientError("open", detail=f"cannot ask for a Google token: {error}") from error
-    try:
-        row = json.loads(ended.stdout)
-    except ValueError:
-        lines = ended.stderr.decode(errors="replace").strip().splitlines()
-        raise DeniedError(
-            "open", detail=f"cannot ask for a Google token: {lines[-1] if lines else 'no answer'}"
-        ) from None
-    if said := row.get("Error"):
-        said = f"{file.kind} {file.path}: {said}"
-        raise TransientError("open", detail=said) if row.get("Again") else DeniedError("open", detail=said)
-    expires = datetime.fromisoformat(row["Expiration"] + "+00:00").timestamp() if row["Expiration"] else None
-    return Token(row["Token"], f"{file.kind} {file.path}", row["Account"], expires, row["QuotaProject"])
+    origin = f"{file.kind} {file.path}"
+    row = ask(__name__, str(file.path), SCOPE, environ=environ, what=f"no Google token: {origin}", extra="gs")
+    return Token(row["token"], origin, row["account"], row["expires"], row["quota_project"])
 
 
-def _main(path: str, scope: str) -> None:
-    """Let google-auth follow a credentials file and print the token as JSON."""
-    try:
-        auth: Any = importlib.import_module("google.auth")
-        wrong: Any = importlib.import_module("google.auth.exceptions")
-        transport: Any = importlib.import_module("google.auth.transport.requests")
-    except ImportError as error:
-        print(json.dumps({"Error": f"needs google-auth ({error.name}): install kopsfs[gs]"}))  # noqa: T201
-        return
-    row: dict[str, object]
+def outside(path: str, scope: str) -> dict[str, object]:
+    """Let google-auth follow a credentials file, in a process of its own. Raises DeniedError, TransientError."""
+    auth: Any = importlib.import_module("google.auth")
+    wrong: Any = importlib.import_module("google.auth.exceptions")
+    transport: Any = importlib.import_module("google.auth.transport.requests")
     try:
         # With scopes from the beginning it would look for the project's name, which nobody needs, by one request more.
         found, _project = auth.load_credentials_from_file(path)
         found = importlib.import_module("google.auth.credentials").with_scopes_if_required(found, [scope])
         found.refresh(transport.Request())
-        row = {
-            "Token": found.token,
-            "Expiration": found.expiry.isoformat() if found.expiry else None,
-            "Account": getattr(found, "service_account_email", None) or "",
-            "QuotaProject": getattr(found, "quota_project_id", None) or "",
-        }
-    except wrong.TransportError as error:
-        row = {"Error": _one_line(error), "Again": True}
-    except wrong.GoogleAuthError as error:
-        row = {"Error": _one_line(error), "Again": bool(getattr(error, "retryable", False))}
-    except (OSError, ValueError) as error:
-        row = {"Error": _one_line(error)}
-    print(json.dumps(row))  # noqa: T201 - the parent reads it
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    except (wrong.GoogleAuthError, OSError, ValueError) as error:
+        again = isinstance(error, wrong.TransportError) or getattr(error, "retryable", False)
+        raise (TransientError if again else DeniedError)("open", detail=one_line(error)) from error
+    return {
+        "token": found.token,
+        "expires": found.expiry.replace(tzinfo=UTC).timestamp() if found.expiry else None,
+        "account": getattr(found, "service_account_email", None) or "",
+        "quota_project": getattr(found, "quota_project_id", None) or "",
+    }

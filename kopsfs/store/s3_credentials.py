@@ -1,9 +1,8 @@
 """Who are we, to S3?
 
 A key pair in the environment or in the shared credentials file is taken without any SDK. Everything else
-(SSO, web identity, ECS, IMDS, assumed roles, `credential_process`) is botocore's business; it runs in a
-process of its own (`python -m kopsfs.store.s3_credentials`), so that its import neither stalls the mount
-nor stays in its memory, and so that it sees the environment of this mount and no other.
+(SSO, web identity, ECS, IMDS, assumed roles, `credential_process`) is botocore's business, in a process of its own
+(`outside.py`).
 
 Source: kops `util/pkg/vfs/s3context.go`; the order of the default chain is the one AWS SDKs share.
 """
@@ -11,23 +10,19 @@ Source: kops `util/pkg/vfs/s3context.go`; the order of the default chain is the 
 from __future__ import annotations
 
 import configparser
-import json
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from kopsfs.errors import ConfigError, DeniedError, TransientError
+from kopsfs.store.outside import ask, one_line
 from kopsfs.store.sigv4 import Credentials
 
 log = logging.getLogger(__name__)
 
-HELPER_TIMEOUT_S: Final = 60.0
 _INDIRECT: Final = frozenset(
     {
         "role_arn",
@@ -113,75 +108,32 @@ def _section(path: Path, name: str) -> dict[str, str]:
 
 
 def _ask_botocore(environ: Mapping[str, str]) -> Found:
-    """Run this module as a program in the mount's environment."""
-    variables = {**environ, "PYTHONPATH": os.pathsep.join(filter(None, [_home(), environ.get("PYTHONPATH", "")]))}
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-m", "kopsfs.store.s3_credentials"],
-            env=variables,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=HELPER_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise TransientError("open", detail=f"no AWS credentials after {HELPER_TIMEOUT_S:.0f} s") from exc
-    except OSError as exc:
-        raise TransientError("open", detail=f"cannot look for AWS credentials: {exc}") from exc
-    try:
-        row = json.loads(ended.stdout)
-    except ValueError:
-        lines = ended.stderr.decode(errors="replace").strip().splitlines()
-        raise DeniedError(
-            "open", detail=f"cannot look for AWS credentials: {lines[-1] if lines else 'no answer'}"
-        ) from None
-    if error := row.get("Error"):
-        if row.get("Again"):
-            raise TransientError("open", detail=error)
-        raise DeniedError("open", detail=error)
-    expires = datetime.fromisoformat(row["Expiration"]).timestamp() if row["Expiration"] else None
-    pair = Credentials(row["AccessKeyId"], row["SecretAccessKey"], row["SessionToken"] or "")
-    return Found(pair, row["Origin"], expires)
+    row = ask(__name__, environ=environ, what="no AWS credentials", extra="s3")
+    return Found(Credentials(row["access_key"], row["secret_key"], row["token"] or ""), row["origin"], row["expires"])
 
 
-def _home() -> str:
-    """The directory that holds the package."""
-    return str(Path(__file__).parent.parent.parent)
+def outside() -> dict[str, object]:
+    """Follow botocore's chain, in a process of its own. Raises DeniedError, TransientError to try again."""
+    import botocore.exceptions as wrong
+    import botocore.session
 
-
-def _main() -> None:
-    """Follow botocore's chain and print what it finds as JSON."""
-    try:
-        import botocore.exceptions
-        import botocore.session
-    except ImportError:
-        print(json.dumps({"Error": "these AWS credentials need boto3: install kopsfs[s3]"}))  # noqa: T201
-        return
-    row: dict[str, object]
     try:
         found = botocore.session.Session().get_credentials()
         if found is None:
-            row = {
-                "Error": "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
-                "or run where a role is attached"
-            }
-        else:
-            frozen = found.get_frozen_credentials()
-            expiry = getattr(found, "_expiry_time", None)
-            row = {
-                "AccessKeyId": frozen.access_key,
-                "SecretAccessKey": frozen.secret_key,
-                "SessionToken": frozen.token,
-                "Expiration": expiry.isoformat() if expiry else None,
-                "Origin": found.method,
-            }
-    except (botocore.exceptions.HTTPClientError, botocore.exceptions.MetadataRetrievalError) as exc:
-        row = {"Error": f"{type(exc).__name__}: {exc}", "Again": True}
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, OSError, ValueError) as exc:
-        row = {"Error": f"{type(exc).__name__}: {exc}"}
-    print(json.dumps(row))  # noqa: T201 - the parent reads it
-
-
-if __name__ == "__main__":
-    _main()
+            raise DeniedError(
+                "open",
+                detail="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run where a role is attached",
+            )
+        frozen = found.get_frozen_credentials()
+    except (wrong.HTTPClientError, wrong.MetadataRetrievalError) as error:
+        raise TransientError("open", detail=one_line(error)) from error
+    except (wrong.BotoCoreError, wrong.ClientError, OSError, ValueError) as error:
+        raise DeniedError("open", detail=one_line(error)) from error
+    ends = getattr(found, "_expiry_time", None)
+    return {
+        "access_key": frozen.access_key,
+        "secret_key": frozen.secret_key,
+        "token": frozen.token,
+        "expires": ends.timestamp() if ends else None,
+        "origin": found.method,
+    }
