@@ -9,12 +9,14 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Final
 
 from kopsfs.cli import inputs, outside
-from kopsfs.cli.trees import find_tree
-from kopsfs.cli.workspace import Workspace
+from kopsfs.cli.program import UsageError
+from kopsfs.cli.progress import colour, track
+from kopsfs.cli.trees import Trees, none_in
+from kopsfs.cli.workspace import Workspace, is_document
 from kopsfs.errors import ConflictError, InputError
 from kopsfs.spec import layout, writer
 from kopsfs.spec.document import read_one
@@ -26,18 +28,24 @@ from kopsfs.spec.versions import KOPS_VERSION
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}\Z")
 
 
+STORED: Final = (layout.COMPLETED, layout.KOPS_VERSION)
+"""What --diff and --write read besides the author's documents."""
+
+
 def run(parsed: argparse.Namespace) -> int:
     """Do what the arguments of `infer` say; the exit status."""
+    also = STORED if parsed.diff or parsed.write else ()
     try:
         facts = outside.load_facts(parsed)
-        if parsed.all:
-            return _run_all(parsed, facts)
-        subject = inputs.subject_of(parsed)
-        if parsed.diff or parsed.write:
+        with Trees(parsed.state, verbose=parsed.verbose) as trees:
+            if parsed.all:
+                return _run_all(parsed, facts, trees.find(), also)
+            subject = inputs.subject_of(parsed, trees, also)
+            if not also:
+                return _print(parsed, subject, facts)
             if subject.workspace is None:
-                raise InputError("--diff and --write need a cluster of a tree, not -f")
+                raise UsageError("--diff and --write need a cluster of a state store, not -f")
             return _Stored(parsed, subject, facts).run()
-        return _print(parsed, subject, facts)
     except RefusedError as error:
         return inputs.complain_about(error.findings)
 
@@ -50,19 +58,19 @@ def _print(parsed: argparse.Namespace, subject: inputs.Subject, facts: Facts) ->
     return 0
 
 
-def _run_all(parsed: argparse.Namespace, facts: Facts) -> int:
+def _run_all(parsed: argparse.Namespace, facts: Facts, tree: Workspace, also: Collection[str]) -> int:
     """Every cluster of the tree; one that is refused does not stop the others."""
     if parsed.subject or parsed.filename:
-        raise InputError("--all takes every cluster of the tree; name none")
-    tree = find_tree(parsed.state)
+        raise UsageError("--all takes every cluster of the state store; name none")
     names = tree.clusters()
     if not names:
-        raise InputError(f"no cluster in {tree.root.resolve()}")
+        raise InputError(none_in(tree))
+    tree.ahead(names, lambda path: path in also or is_document(path))
     status, separator = 0, ""
-    for name in _with_progress(names):
+    for name in names if sys.stdout.isatty() else track(names, "infer"):
         try:
             subject = inputs.of_cluster(tree, name)
-            if parsed.diff or parsed.write:
+            if also:
                 status = max(status, _Stored(parsed, subject, facts).run())
             else:
                 sys.stdout.write(separator)
@@ -72,17 +80,6 @@ def _run_all(parsed: argparse.Namespace, facts: Facts) -> int:
             print(f"{name}:", file=sys.stderr)
             status = max(status, inputs.complain_about(error.findings))
     return status
-
-
-def _with_progress(names: list[str]) -> Iterator[str]:
-    """A bar on the terminal, unless results are printed there too."""
-    if not sys.stderr.isatty() or sys.stdout.isatty() or len(names) < 10:
-        yield from names
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(names, "clusters", console=Console(stderr=True), transient=True)
 
 
 class _Stored:
@@ -98,12 +95,13 @@ class _Stored:
         self._subject = subject
         self._facts = facts
         self._workspace: Workspace = subject.workspace
+        self._cluster = subject.cluster
         self._path = f"{subject.cluster}/{layout.COMPLETED}"
 
     def run(self) -> int:
         inferred = infer(self._subject.documents, self._facts)
         inputs.complain_about(inferred.warnings)
-        stored = self._stored()
+        stored = self._workspace.read(self._cluster, layout.COMPLETED)
         old = self._readable(stored)
         new = writer.to_yaml(_with_digests(inferred.cluster, old) if old else inferred.cluster)
         self._compare_versions()
@@ -121,28 +119,23 @@ class _Stored:
 
     def _compare_versions(self) -> None:
         """Another release of kops infers other versions of components: say so before they show as differences."""
-        path = f"{self._subject.cluster}/{layout.KOPS_VERSION}"
-        if layout.KOPS_VERSION not in self._workspace.list(self._subject.cluster):
-            return
-        applied = self._workspace.read(path).decode("utf-8", "replace").strip()
-        if applied.split(".")[:2] != KOPS_VERSION.split(".")[:2]:
+        told = self._workspace.read(self._cluster, layout.KOPS_VERSION)
+        applied = (told or b"").decode("utf-8", "replace").strip()
+        if applied and applied.split(".")[:2] != KOPS_VERSION.split(".")[:2]:
             print(
                 f"kops {applied} applied this cluster last; inferred is what kops {KOPS_VERSION} would make of it",
                 file=sys.stderr,
             )
 
-    def _stored(self) -> bytes | None:
-        names = self._workspace.list(self._subject.cluster)
-        return self._workspace.read(self._path) if layout.COMPLETED in names else None
-
     def _readable(self, stored: bytes | None) -> dict[str, Any] | None:
         """The stored completion, also the one of an old release."""
         if stored is not None:
             return read_one(stored, self._path).data
-        old = f"{self._subject.cluster}/{layout.COMPLETED_OLD}"
-        if layout.COMPLETED_OLD in self._workspace.list(self._subject.cluster):
-            print(f"comparing with {old}, of kops 1.21 or earlier", file=sys.stderr)
-            return read_one(self._workspace.read(old), old).data
+        old = self._workspace.read(self._cluster, layout.COMPLETED_OLD)
+        if old is not None:
+            name = f"{self._cluster}/{layout.COMPLETED_OLD}"
+            print(f"comparing with {name}, of kops 1.21 or earlier", file=sys.stderr)
+            return read_one(old, name).data
         print(f"{self._path} is not there yet", file=sys.stderr)
         return None
 
@@ -157,7 +150,7 @@ class _Stored:
 
     def _write(self, data: bytes, stored: bytes | None) -> None:
         self._authors_unchanged("nothing was written")
-        self._workspace.write(self._path, data, expected=stored)
+        self._workspace.write(self._cluster, layout.COMPLETED, data, expected=stored)
         try:
             self._authors_unchanged("the completion was put back")
         except ConflictError:
@@ -167,23 +160,23 @@ class _Stored:
 
     def _undo(self, data: bytes, stored: bytes | None) -> None:
         if stored is not None:
-            self._workspace.write(self._path, stored, expected=data)
+            self._workspace.write(self._cluster, layout.COMPLETED, stored, expected=data)
         else:
-            self._workspace.remove(self._path, expected=data)
+            self._workspace.remove(self._cluster, layout.COMPLETED, expected=data)
 
     def _authors_unchanged(self, outcome: str) -> None:
-        for path, read in self._subject.sources.items():
-            if self._workspace.read(path) != read:
-                raise ConflictError("put", self._path, f"{path} was changed meanwhile; {outcome}")
+        path = self._workspace.changed(self._cluster, self._subject.manifest)
+        if path:
+            raise ConflictError("put", self._path, f"{self._cluster}/{path} was changed meanwhile; {outcome}")
 
 
 def show_diff(lines: list[str]) -> None:
     """Print a unified diff, coloured on a terminal."""
     colours = {"+": "32", "-": "31", "@": "36"}
-    colour = sys.stdout.isatty()
+    coloured = colour(sys.stdout)
     for number, line in enumerate(lines):
         code = "1" if number < 2 else colours.get(line[:1])
-        print(f"\x1b[{code}m{line}\x1b[0m" if colour and code else line)
+        print(f"\x1b[{code}m{line}\x1b[0m" if coloured and code else line)
 
 
 def _confirmed(question: str) -> bool:

@@ -28,18 +28,21 @@ def register(subparsers: program.Subparsers) -> None:
     )
     naming.add_documents(parser)
     parser.add_argument("--to", choices=("v1alpha2", "v1alpha3"), required=True, help="the API version to write")
-    parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="how to print (yaml)")
+    naming.add_output(parser, ("yaml", "json"))
     parser.set_defaults(run=_run)
 
 
 def _run(parsed: argparse.Namespace) -> int:
     from kopsfs.cli import inputs
+    from kopsfs.cli.trees import Trees
     from kopsfs.spec import writer
     from kopsfs.spec.conversion import converted
     from kopsfs.spec.field import RefusedError
 
     try:
-        done = [converted(document, parsed.to) for document in inputs.subject_of(parsed).documents]
+        with Trees(parsed.state, verbose=parsed.verbose) as trees:
+            subject = inputs.subject_of(parsed, trees)
+        done = [converted(document, parsed.to) for document in subject.documents]
     except RefusedError as error:
         return inputs.complain_about(error.findings)
     for _, findings in done:

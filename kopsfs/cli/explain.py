@@ -31,7 +31,7 @@ def register(subparsers: program.Subparsers) -> None:
     parser.add_argument("path", nargs="?", metavar="PATH", help="a field: everything at it and below it")
     parser.add_argument("--group", metavar="NAME", help="of this instance group, not of the cluster")
     parser.add_argument("--inferred", action="store_true", help="only what the author did not write")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how to print (text)")
+    naming.add_output(parser, ("text", "json"))
     outside.add_outside(parser)
     parser.set_defaults(run=_run)
 

@@ -6,11 +6,14 @@ lines of a pull request, `junit` the report most CI systems read.
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from kopsfs.cli import program
 from kopsfs.cli.progress import count
 from kopsfs.spec.validation.manifest import Found
 
@@ -33,6 +36,15 @@ class Checked:
 def is_error(entry: Found) -> bool:
     """Does it refuse the document (else it is a warning)?"""
     return entry.finding.severity == "error"
+
+
+def report(checked: Sequence[Checked], parsed: argparse.Namespace) -> int:
+    """Print all findings as `naming.add_findings` lets a person ask for them; the exit status."""
+    sys.stdout.write(render(checked, parsed.output))
+    entries = [entry for each in checked for entry in each.found]
+    if entries and parsed.output == "text":
+        program.complain(summary(checked))
+    return int(any(parsed.warnings_as_errors or is_error(entry) for entry in entries))
 
 
 def render(checked: Sequence[Checked], output: str) -> str:

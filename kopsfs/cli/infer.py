@@ -34,7 +34,7 @@ def register(subparsers: program.Subparsers) -> None:
     parser.add_argument("--diff", action="store_true", help="compare with the stored completed cluster")
     parser.add_argument("--write", action="store_true", help=f"store the result as {layout.COMPLETED}; asks first")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="how to print (yaml)")
+    naming.add_output(parser, ("yaml", "json"))
     outside.add_outside(parser)
     parser.set_defaults(run=_run)
 

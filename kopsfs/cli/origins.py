@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from kopsfs.cli import inputs, outside
+from kopsfs.cli.trees import Trees
 from kopsfs.errors import InputError
 from kopsfs.spec.explain import Explained
 from kopsfs.spec.field import RefusedError
@@ -19,7 +20,8 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.filename and parsed.path is None:
         parsed.subject, parsed.path = None, parsed.subject
     try:
-        subject = inputs.subject_of(parsed)
+        with Trees(parsed.state, verbose=parsed.verbose) as trees:
+            subject = inputs.subject_of(parsed, trees)
         found = infer(subject.documents, outside.load_facts(parsed)).explain(parsed.group)
     except RefusedError as error:
         return inputs.complain_about(error.findings)

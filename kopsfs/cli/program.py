@@ -44,6 +44,7 @@ MODULES: Final[dict[str, dict[str, str]]] = {
 USAGE, INPUT, UNREACHABLE, BUG, LEFT_OVER, DENIED, CONFIGURATION = 2, 66, 69, 70, 75, 77, 78
 
 _STATUSES: Final[dict[str, int]] = {
+    "UsageError": USAGE,
     "ConfigError": CONFIGURATION,
     "InputError": INPUT,
     "NotFoundError": INPUT,
@@ -62,6 +63,11 @@ _STATUSES: Final[dict[str, int]] = {
 """Class → exit status; the nearest class of the MRO counts."""
 
 HELP_WIDTH: Final = 100
+
+
+class UsageError(errors.KopsfsError):
+    """Words that do not go together; the message says which do."""
+
 
 EPILOG: Final = """\
 examples:

@@ -1,157 +1,182 @@
-"""Which directory holds the state store the user means, and which clusters are in it?
+"""Which state store does the user mean, and where are its files?
 
-A tree is a directory: the mount of a store, a copy of it, or a `file://` store. Nothing here needs to know which.
+`Trees` finds the workspace of one command line: a directory, the mount of a store, or the store itself where it is not mounted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import quote
 
-from kopsfs.cli.outside import read_file
-from kopsfs.errors import InputError
+from kopsfs import config, control
+from kopsfs.cli import program
+from kopsfs.cli.progress import count
+from kopsfs.cli.workspace import Directory, FileStore, Workspace
+from kopsfs.errors import ConfigError, InputError
 from kopsfs.mounts import mount_of
+from kopsfs.spec import layout
 
-BELOW_CLUSTER: Final = frozenset(
-    {"addons", "backups", "clusteraddons", "igconfig", "instancegroup", "manifests", "pki", "secrets"}
-)
-"""Directories of a cluster: no cluster lies in them."""
-
-WELL_KNOWN: Final = ".well-known"
-"""Where an issuer's discovery document lies, when it is published in this store."""
-
-VARIABLE: Final = "KOPS_STATE_STORE"
+VARIABLES: Final = ("KOPSFS_STATE", "KOPS_STATE_STORE")
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """A state store as a directory.
+class Trees:
+    """What one command works on; a context that ends with its connections closed.
 
-    Attributes:
-        root: the directory.
-        url: the store's URL, "" where it is not known.
+    Attributes: `state` is what `--state` says, a directory or a URL; `verbose` has told on stderr what is read, and what was asked.
     """
 
-    root: Path
-    url: str = ""
+    def __init__(self, state: str | None, *, verbose: bool = False, environ: Mapping[str, str] = os.environ) -> None:
+        self._state = state
+        self._verbose = verbose
+        self._environ = environ
+        self._found: Workspace | None = None
 
-    def store_url(self) -> str:
-        """The URL of the store this is a mount of, "" for a plain directory: a copy is not where its URLs point."""
-        if self.url and not self.url.startswith("file://"):
-            return self.url
-        root = self.root.resolve()
-        mount = mount_of(root)
-        if mount is None or not mount.ours:
-            return ""
-        below = str(root.relative_to(mount.mountpoint))
-        return mount.source.rstrip("/") + ("" if below == "." else f"/{below}")
+    def __enter__(self) -> Self:
+        return self
 
-    def clusters(self) -> list[str]:
-        """Every directory with a `config`, by its path below the root; names may have slashes in them."""
-        return sorted(self._below("", 0))
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._found is not None:
+            self._found.close()
+            cost = self._found.cost()
+            if cost:
+                self._tell(cost)
 
-    def _below(self, path: str, depth: int) -> Iterator[str]:
-        directories = []
-        has_config = False
-        with os.scandir(self.root / path) as entries:
-            for entry in entries:
-                if entry.name == "config" and entry.is_file(follow_symlinks=False):
-                    has_config = True
-                elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                    directories.append(entry.name)
-        if has_config and path:
-            yield path
-        for name in directories:
-            if depth < 4 and not (has_config and name in BELOW_CLUSTER):
-                yield from self._below(f"{path}/{name}" if path else name, depth + 1)
+    def find(self) -> Workspace:
+        """The tree of --state, of KOPS_STATE_STORE, around the current directory, of a file kops reads, or of the only mount.
 
-    def files(self, cluster: str) -> Iterator[str]:
-        """Every file of a cluster but its backups, by its path below the cluster, in order.
-
-        A directory whose name begins with a dot (`.git/`) counts as one, with a slash at its end; on a mount it is not in the
-        store and counts as none.
-        """
-        base = self.root / cluster
-        local = bool(self.store_url())
-        for directory, names, files in os.walk(base):
-            here = Path(directory)
-            hidden = [name for name in names if name.startswith(".") and name != WELL_KNOWN]
-            names[:] = sorted(
-                name
-                for name in names
-                if name not in hidden
-                and not (here == base and name == "backups")
-                and not (here / name / "config").is_file()
-            )
-            below = [*files, *(f"{name}/" for name in hidden if not local)]
-            yield from (
-                str(here.relative_to(base) / name) + ("/" if name.endswith("/") else "") for name in sorted(below)
-            )
-
-    def read(self, cluster: str, path: str) -> bytes | None:
-        """A file of a cluster, None when there is none.
+        Where the user stands comes before what is said elsewhere but on the command line and in the environment: a
+        command that writes must not write there unasked.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: a directory that is not there.
+            ConfigError: a URL or setting that cannot be used.
         """
-        full = self.root / cluster / path
-        try:
-            mode = full.lstat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise InputError(f"{full}: {error.strerror}") from error
-        return read_file(full) if stat.S_ISREG(mode) else None
+        if self._found is None:
+            self._found = self._open(self._wanted())
+        return self._found
 
-    def manifest(self, cluster: str) -> dict[str, bytes]:
-        """What makes up a cluster: `config`, its instance groups and additional objects; path → content.
+    def locate(self, subject: str | None) -> tuple[Workspace, str]:
+        """The tree and the cluster's name in it, from a name or a directory; None: the only cluster there is.
 
         Raises:
-            InputError: there is no such cluster.
+            InputError: there is no such cluster, or more than one.
         """
-        config = self.read(cluster, "config")
-        if config is None:
-            raise InputError(
-                f"no cluster {cluster} in {self.root}; there are {', '.join(self.clusters()[:9]) or 'none'}"
+        by_path = subject is None or subject.endswith("/") or subject in {".", ".."} or subject.startswith(_PATHS)
+        if self._state is None and (by_path or not self._said()):
+            directory = Path(subject or ".").resolve()
+            try:
+                if (directory / layout.CONFIG).is_file():
+                    return Directory(directory.parent), directory.name
+                if subject is not None and by_path and not subject.endswith("/"):
+                    what = f"no cluster: it has no file {layout.CONFIG}" if directory.is_dir() else "no directory"
+                    raise InputError(f"{subject} is {what}")
+            except OSError as error:  # a dead mount answers everything with ENOTCONN
+                raise InputError(f"{subject or '.'}: {error.strerror}") from error
+        tree = self.find()
+        return tree, subject.strip("/") if subject else self._only(tree)
+
+    @staticmethod
+    def _only(tree: Workspace) -> str:
+        found = tree.clusters()
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise InputError(none_in(tree))
+        raise InputError(f"name the cluster: {', '.join(found[:9])}{' …' if len(found) > 9 else ''}")
+
+    # -- which ------------------------------------------------------------------------------------
+
+    def _said(self) -> str:
+        """What the environment says."""
+        return next((self._environ[name] for name in VARIABLES if self._environ.get(name)), "")
+
+    def _wanted(self) -> str:
+        if self._state == "":
+            raise ConfigError(config.STATE_STORE_REQUIRED)
+        return self._state or self._said() or _around(Path.cwd()) or self._written() or _only_mount() or os.curdir
+
+    def _written(self) -> str:
+        """What kopsfs's own files and kops's say."""
+        return config.load({}, environ=self._environ, require_store=False).state
+
+    def _open(self, wanted: str) -> Workspace:
+        if "://" not in wanted:
+            self._tell(f"reading {Path(wanted).resolve()}")
+            return self._directory(Path(wanted))
+        loaded = config.load({"state": wanted}, environ=self._environ)
+        for warning in loaded.warnings:
+            program.complain(warning)
+        mountpoint = self._mount_of(loaded.state)
+        if mountpoint:
+            self._tell(f"{loaded.state} is mounted on {mountpoint}: reading there")
+            return self._directory(Path(mountpoint))
+        left = unsent(loaded.state_dir)
+        if left:
+            program.complain(
+                f"{count(left, 'change')} of an earlier mount not in the store yet; kopsfs flush {loaded.state}"
             )
-        found = {"config": config}
-        folder = self.root / cluster / "instancegroup"
-        for name in sorted(each.name for each in folder.iterdir()) if folder.is_dir() else ():
-            content = self.read(cluster, f"instancegroup/{name}")
-            if content is not None:
-                found[f"instancegroup/{name}"] = content
-        objects = self.read(cluster, "clusteraddons/default")
-        return found | ({"clusteraddons/default": objects} if objects else {})
+        if loaded.state.startswith("file://"):
+            return self._directory(Path(loaded.state.removeprefix("file://")), FileStore)
+        from kopsfs.cli.stored import Stored
+
+        self._tell(f"{loaded.state} is not mounted here: asking it")
+        return Stored(loaded)
+
+    @staticmethod
+    def _directory(root: Path, kind: type[Directory] = Directory) -> Directory:
+        if not root.is_dir():
+            raise InputError(f"{root} is no directory")
+        return kind(root)
+
+    def _mount_of(self, url: str) -> str:
+        """Where the store is mounted, by a daemon that answers this user; "" if it is not."""
+        for socket in control.sockets(url, self._environ):
+            try:
+                return str(next(iter(control.request(socket, "status")), {}).get("mountpoint", ""))
+            except InputError as error:  # somebody else's
+                self._tell(str(error))
+            except control.StuckError as error:
+                program.complain(f"{error}; asking the store itself")
+        return ""
+
+    # -- what is told -----------------------------------------------------------------------------
+
+    def _tell(self, text: str) -> None:
+        if self._verbose:
+            program.complain(text)
 
 
-def find_tree(state: str | None, environ: Mapping[str, str] = os.environ) -> Tree:
-    """The tree of `--state`, of KOPS_STATE_STORE, around the current directory, or of the only mount there is.
+_PATHS: Final = ("/", "./", "../")
 
-    Where the user stands comes before a mount elsewhere: a command that writes must not write there unasked.
 
-    Raises:
-        InputError: a store that is not mounted, or a directory that is not there.
-    """
-    wanted = state or environ.get(VARIABLE, "")
-    if not wanted:
-        wanted = _around(Path.cwd()) or _only_mount() or os.curdir
-    url = wanted if "://" in wanted else ""
-    if url and not url.startswith("file://"):
-        return Tree(_mount_of(url), url)
-    root = Path(wanted.removeprefix("file://"))
-    if not root.is_dir():
-        raise InputError(f"{root} is no directory")
-    return Tree(root, url)
+def none_in(tree: Workspace) -> str:
+    """What is wrong with a tree without clusters, and what helps."""
+    return f"no cluster in {tree.name}: no directory with a file {layout.CONFIG}; --state or KOPS_STATE_STORE names another"
+
+
+def unsent(state_dir: Path) -> int:
+    """How many changes an earlier mount kept there that the store does not have."""
+    database = state_dir / "state.db"
+    if not database.is_file():
+        return 0
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT count(*) FROM intent").fetchone()[0])
+    except sqlite3.Error as error:
+        program.complain(f"{database} cannot be read: {error}")
+        return 0
 
 
 def _around(directory: Path) -> str:
     """The mount of kopsfs this directory lies on, or the nearest directory above that holds clusters."""
-    from kopsfs.mounts import mount_of
-
     mount = mount_of(directory)
     if mount is not None and mount.ours:
         return str(mount.mountpoint)
@@ -167,26 +192,13 @@ def _around(directory: Path) -> str:
 def _is_cluster(directory: Path) -> bool:
     """Has it a `config` that is a document of kops (many programs have a file of that name)?"""
     try:
-        with (directory / "config").open("rb") as file:
+        with (directory / layout.CONFIG).open("rb") as file:
             return b"apiVersion: kops" in file.read(4096)
     except OSError:
         return False
 
 
-def _mount_of(url: str) -> Path:
-    from kopsfs import control
-
-    try:
-        found = control.find(url.rstrip("/"))
-    except InputError:
-        raise InputError(f"{url} is not mounted; `kopsfs mount {url} DIRECTORY`, or --state DIRECTORY") from None
-    answer = next(iter(control.request(found, "status")), {})
-    return Path(str(answer.get("mountpoint", "")))
-
-
 def _only_mount() -> str:
-    from kopsfs import control
-
     found = control.sockets(None)
     if len(found) != 1:
         return ""

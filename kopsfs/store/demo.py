@@ -29,6 +29,7 @@ spec:
   channel: stable
   cloudProvider: aws
   configBase: s3://demo-state/demo.example.com
+  dnsZone: Z0DEMO
   etcdClusters:
   - etcdMembers:
     - instanceGroup: control-plane-eu-central-1a
@@ -76,6 +77,7 @@ metadata:
     kops.k8s.io/cluster: demo.example.com
   name: {name}
 spec:
+  image: ami-0123456789abcdef0
   machineType: {machine}
   maxSize: {size}
   minSize: {size}
@@ -131,13 +133,13 @@ _KEYSET: Final = """\
 apiVersion: kops.k8s.io/v1alpha2
 kind: Keyset
 metadata:
-  name: kubernetes-ca
+  name: {name}
 spec:
   keys:
   - id: "7510384127946102834"
     privateMaterial: {private}
     publicMaterial: {public}
-  primaryID: "7510384127946102834"
+  primaryId: "7510384127946102834"
   type: Keypair
 """
 
@@ -179,8 +181,9 @@ def _texts() -> dict[str, str]:
         "addons/bootstrap-channel.yaml": _ADDONS,
         "addons/kops-controller.addons.k8s.io/k8s-1.16.yaml": _CONTROLLER,
         "clusteraddons/default": "",
-        "pki/private/kubernetes-ca/keyset.yaml": _KEYSET.format(private=_KEY, public=_CERTIFICATE),
     }
+    for name in ("kubernetes-ca", "apiserver-aggregator-ca", "service-account"):
+        texts[f"pki/private/{name}/keyset.yaml"] = _KEYSET.format(name=name, private=_KEY, public=_CERTIFICATE)
     for name in ("main", "events"):
         texts[f"manifests/etcd/{name}-{control_plane}.yaml"] = _POD.format(name=name)
         texts[f"backups/etcd/{name}/control/etcd-cluster-spec"] = '{"memberCount":1,"etcdVersion":"3.5.21"}'

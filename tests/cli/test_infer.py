@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from kopsfs.cli import completed, outside
 from kopsfs.cli.program import main
-from kopsfs.cli.workspace import Directory
-from kopsfs.errors import ConflictError, InputError
+from kopsfs.cli.workspace import Directory, FileStore
+from kopsfs.errors import ConflictError
 from kopsfs.spec import writer
 from kopsfs.spec.document import read
 from tests.spec import cases
@@ -143,8 +143,8 @@ class Meddling(Directory):
         self.when = when
 
     @override
-    def write(self, path: str, data: bytes, *, expected: bytes | None) -> None:
-        super().write(path, data, expected=expected)
+    def write(self, cluster: str, path: str, data: bytes, *, expected: bytes | None) -> None:
+        super().write(cluster, path, data, expected=expected)
         if self.when == "after":
             self.when = ""
             self.meddle()
@@ -159,7 +159,7 @@ def test_an_author_who_writes_meanwhile_undoes_it(tree: Path, stored: str | None
     target = tree / NAME / "cluster-completed.spec"
     if stored is not None:
         target.write_text(stored)
-    monkeypatch.setattr("kopsfs.cli.inputs.Directory", lambda root: Meddling(root, "after"))
+    monkeypatch.setattr("kopsfs.cli.trees.Directory", lambda root: Meddling(root, "after"))
     assert run("infer", NAME, "--write", "--yes") == 1
     assert (target.read_text() if target.exists() else None) == stored
 
@@ -177,19 +177,20 @@ def test_an_author_who_wrote_before_stops_it(tree: Path, capsys: pytest.CaptureF
 
 
 def test_a_completion_that_moved_on_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"theirs")
-    workspace = Directory(tmp_path)
-    with pytest.raises(ConflictError):
-        workspace.write("f", b"mine", expected=b"seen")
-    with pytest.raises(ConflictError):
-        workspace.write("f", b"mine", expected=None)
-    with pytest.raises(ConflictError):
-        workspace.remove("f", expected=b"seen")
-    assert (tmp_path / "f").read_bytes() == b"theirs"
-    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["f"]
-    with pytest.raises(InputError):
-        workspace.read("gone")
-    assert workspace.list("gone") == []
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "f").write_bytes(b"theirs")
+    for workspace in (Directory(tmp_path), FileStore(tmp_path)):
+        with pytest.raises(ConflictError):
+            workspace.write("c", "f", b"mine", expected=b"seen")
+        with pytest.raises(ConflictError):
+            workspace.write("c", "f", b"mine", expected=None)
+        with pytest.raises(ConflictError):
+            workspace.write("c", "gone", b"mine", expected=b"seen")
+        with pytest.raises(ConflictError):
+            workspace.remove("c", "f", expected=b"seen")
+        assert (tmp_path / "c" / "f").read_bytes() == b"theirs"
+        assert [path.name for path in (tmp_path / "c").iterdir()] == ["f"]
+        assert workspace.read("c", "gone") is None
 
 
 def test_all_clusters_of_a_tree_one_of_them_broken(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,8 +258,8 @@ def test_bad_files(text: str, status: int, said: str, tmp_path: Path, capsys: py
         (["infer", "-f", "/nowhere/f.yaml"], 66, "No such file"),
         (["infer", "nowhere.example.com"], 66, "nowhere.example.com"),
         (["infer", "./instancegroup"], 66, "is no directory"),
-        (["infer", NAME, "-f", "x"], 66, "not both"),
-        (["infer", "--all", NAME], 66, "every cluster"),
+        (["infer", NAME, "-f", "x"], 2, "not both"),
+        (["infer", "--all", NAME], 2, "every cluster"),
         (["infer", "-f", "x", "--write"], 66, ""),
         (["explain", NAME, "spec.nothing"], 66, "nothing at spec.nothing"),
         (["explain", NAME, "--group", "gone"], 1, "bastions, control-plane, nodes"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -54,13 +54,16 @@ def test_nothing_heavy_is_imported(words: str) -> None:
     assert "HEAVY []" in done.stdout
 
 
-def test_help_is_there_at_once() -> None:
-    times = []
+@pytest.mark.parametrize("words", ["--help", "infer --help", "validate --help", "mount --help"])
+def test_help_costs_little(words: str) -> None:
+    """0.15 s is the goal on an idle machine; processor time is counted, twice that, since a loaded one is slower at everything."""
+    costs = []
     for _ in range(5):
-        start = time.perf_counter()
-        assert run("--help").returncode == 0
-        times.append(time.perf_counter() - start)
-    assert min(times) <= 0.15
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run(*words.split()).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(costs) <= 0.3
 
 
 @pytest.mark.parametrize(

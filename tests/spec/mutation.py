@@ -125,7 +125,7 @@ def rule_names() -> list[str]:
     """All rules; asked of a child, so that nothing is imported here."""
     import subprocess
 
-    script = "from kopsfs.cli.validate import all_rules; print(*all_rules())"
+    script = "from kopsfs.cli.judged import all_rules; print(*all_rules())"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kopsfs.cli.validate import all_rules
+from kopsfs.cli.judged import all_rules
 from kopsfs.spec.facts import Facts
 from kopsfs.spec.field import Finding
 from kopsfs.spec.validation import cloudchecks

@@ -81,7 +81,7 @@ def test_the_demo_is_the_same_every_time_and_every_document_parses() -> None:
     }
     assert {f"instancegroup/{group}" for group in groups} <= kinds.keys()
     keyset = kinds["pki/private/kubernetes-ca/keyset.yaml"]["spec"]
-    assert keyset["primaryID"] in {key["id"] for key in keyset["keys"]}
+    assert keyset["primaryId"] in {key["id"] for key in keyset["keys"]}
     for key in keyset["keys"]:
         assert base64.b64decode(key["publicMaterial"], validate=True).startswith(b"-----BEGIN CERTIFICATE-----\n")
     assert files[Key(f"{CLUSTER}/clusteraddons/default")] == b""
