@@ -77,16 +77,48 @@ def _fuse_trouble() -> str:
     return ""
 
 
+STORES = {
+    "s3": {"s3", "sigv4"},
+    "do": {"do"},
+    "scw": {"scw"},
+    "hos": {"hos"},
+    "linode": {"linode"},
+    "gs": {"gs", "gcs"},
+    "azureblob": {"azureblob", "azure"},
+    "swift": {"swift"},
+    "oss": {"oss"},
+    "k8s": {"k8s"},
+    "file": {"file"},
+    "memfs": {"memfs", "memory"},
+}
+"""Scheme → words; a test is the store's if one of them stands in the name of its file or in the brackets of its id.
+The tests of the driver that S3 shares with its relatives are S3's; the relatives have what differs from it."""
+FOLDERS = ("store", "fuse", "fs", "emulators")
+"""Where the tests of stores are; elsewhere `do` and `file` mean other things."""
+
+
+def words_of(nodeid: str) -> set[str]:
+    """What a test of a store says of itself: the words of its file's name, and of what it is run with."""
+    path, _, case = nodeid.partition("::")
+    if not path.startswith(tuple(f"tests/{folder}/" for folder in FOLDERS)):
+        return set()
+    return {*re.split(r"\W|_", Path(path).stem), *re.split(r"\W|_", case.partition("[")[2])}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--store", help="only the tests of this store: its name stands in their file or id; slow ones too")
+    parser.addoption(
+        "--store",
+        metavar="|".join(STORES),
+        help="only the tests of this store, by the name of their file or id; slow ones too",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     store = config.getoption("--store")
     if store:
-        chosen = [item for item in items if re.search(rf"(?<![a-z0-9]){store}(?![a-z0-9])", item.nodeid)]
-        if not chosen:
-            raise pytest.UsageError(f"no test has {store!r} in its file or id")
+        if store not in STORES:
+            raise pytest.UsageError(f"--store={store}: no such store; there are {' '.join(STORES)}")
+        chosen = [item for item in items if STORES[store] & words_of(item.nodeid)]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
     elif "slow" not in config.option.markexpr:

@@ -60,6 +60,8 @@ class Witness:
         self.history: dict[str, list[bytes]] = {}
         self.theirs = False
         self.complaints: list[str] = []
+        self.unseen = self.complaints
+        """What was replaced and nobody here had seen."""
         bucket = machine.bucket
         put, delete = bucket.put, bucket.delete
 
@@ -83,7 +85,7 @@ class Witness:
         if self.theirs:
             return
         if before is not None and before.info.version not in self.known.get(key, ()):
-            self.complaints.append(f"{op} {key} replaced version {before.info.version}, which nobody here had seen")
+            self.unseen.append(f"{op} {key} replaced version {before.info.version}, which nobody here had seen")
         if any(names.stays_local(part, exclusive=False) for part in key.split("/")):
             self.complaints.append(f"{op} {key}: a dropping reached the store")
 

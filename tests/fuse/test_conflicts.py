@@ -7,22 +7,19 @@ out of it: list, diff, take mine, take theirs.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
-import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect  # type: ignore[import-untyped]
 import pytest
 
+from tests.fuse import rivals
 from tests.fuse.conftest import MakeMount
 from tests.fuse.mounted import Mount, Remote, S3Remote, needs, until
 
@@ -42,7 +39,7 @@ def vim(path: Path, meanwhile: Meanwhile, *settings: str) -> None:
     words = [word for setting in settings for word in ("--cmd", f"set {setting}")]
     # The user, warned by vim or not, insists: `:w!`.
     words = ["-u", "NONE", "-n", "--cmd", "set shortmess=aItT", *words, str(path)]
-    child = pexpect.spawn("vim", words, timeout=10, encoding="utf-8", dimensions=(30, 200))
+    child = pexpect.spawn("vim", words, timeout=60, encoding="utf-8", dimensions=(30, 200))
     try:
         child.expect("minSize: 1")
         meanwhile()
@@ -74,7 +71,7 @@ def vim_silent(path: Path, meanwhile: Meanwhile) -> None:
         edit = subprocess.Popen(["vim", *words], stdin=subprocess.DEVNULL)
         with pipe.open("w"):
             meanwhile()
-        edit.wait(20)
+        edit.wait(120)
 
 
 def sed(path: Path, meanwhile: Meanwhile) -> None:
@@ -83,7 +80,7 @@ def sed(path: Path, meanwhile: Meanwhile) -> None:
         edit = subprocess.Popen(["sed", "-i", f"s/1/2/;1e cat {pipe}", str(path)])
         with pipe.open("w"):
             meanwhile()
-        assert edit.wait(20) == 0
+        assert edit.wait(120) == 0
 
 
 SCRIPT = """
@@ -130,7 +127,7 @@ def program(path: Path, meanwhile: Meanwhile, way: str) -> str:
     assert edit.stdout is not None
     assert edit.stdout.readline() == "read\n"
     meanwhile()
-    said, _ = edit.communicate("\n", timeout=20)
+    said, _ = edit.communicate("\n", timeout=120)
     assert edit.returncode == 0
     return said
 
@@ -301,91 +298,15 @@ def test_programs_of_one_machine_overwrite_each_other_as_on_any_disk(remote: Rem
 # --- two mounts, one file ----------------------------------------------------------------------------------------------
 
 
-EDITOR = """
-import hashlib, os, random, sys
-path, name, edits, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-choose = random.Random(seed)
-
-
-def read():
-    with open(path, 'rb') as f:
-        first = f.read(4096)      # two reads, so that a version could change in between
-        return first + f.read()
-
-
-def whole(data):
-    body, _, digest = data.rpartition(b'#')
-    assert hashlib.sha256(body).hexdigest().encode() == digest, ('a mixture', len(data))
-    return body
-
-
-for edit in range(edits):
-    body = whole(read())
-    line = b'%s %d\\n' % (name.encode(), edit)
-    # Longer than two pages, and its length moves across a page's end.
-    body = line + choose.randbytes(choose.randrange(8000, 13000)).replace(b'#', b'.')
-    data = body + b'#' + hashlib.sha256(body).hexdigest().encode()
-    if edit % 2:
-        temporary = '%s.%s' % (path, name)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    else:
-        fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
-    os.write(fd, data)
-    if edit % 2:
-        os.rename(temporary, path)
-    try:
-        os.fsync(fd)
-        accepted = 1
-    except OSError as error:
-        assert error.errno == 116, error
-        accepted = 0
-    os.close(fd)
-    print(accepted, hashlib.md5(data).hexdigest(), flush=True)
-"""
-
-
 def race(s3: S3Remote, mounted: MakeMount, edits: int) -> None:
-    body = b"start" + random.Random(0).randbytes(9000).replace(b"#", b".")
-    s3.put("c1/f", body + b"#" + hashlib.sha256(body).hexdigest().encode())
-    mounts = [mounted(s3, "--max-staleness=0", name=name, expect=("conflict key=c1/f",)) for name in ("one", "two")]
-    said: dict[int, str] = {}
-
-    def edit(number: int) -> None:
-        path = str(mounts[number] / "c1/f")
-        done = subprocess.run(
-            [sys.executable, "-c", EDITOR, path, f"m{number}", str(edits // 2), str(number)],
-            capture_output=True, text=True, check=False, timeout=60 + edits,
-        )  # fmt: skip
-        said[number] = done.stdout if done.returncode == 0 else f"ended with {done.returncode}: {done.stderr}"
-
-    editors = [threading.Thread(target=edit, args=(number,)) for number in (0, 1)]
-    for each in editors:
-        each.start()
-    for each in editors:
-        each.join()
-    rows: list[tuple[int, str, str]] = []
-    for number, text in said.items():
-        assert "ended with" not in text, text
-        rows += [(number, line.split()[0], line.split()[1]) for line in text.splitlines()]
-    assert len(rows) == edits
-    for mount in mounts:
-        mount.flush()
-    writes = s3.writes("c1/f")
-    accepted = [digest for _, taken, digest in rows if taken == "1"]
-    assert sorted(w["etag"] for w in writes) == sorted(accepted), "what was reported and what the server took differ"
+    found = rivals.edit(s3, mounted, edits)
+    found.check()
+    found.check_chain()
+    writes = s3.writes(rivals.PATH)
+    assert sorted(w["etag"] for w in writes) == sorted(found.accepted), "what was reported and what was taken differ"
     for write in writes:
         assert write["if_match"].strip('"') == write["before"], "a PUT that was not based on the version before it"
-    for number, mount in enumerate(mounts):
-        lost = sorted(digest for who, taken, digest in rows if who == number and taken == "0")
-        kept = []
-        for conflict in mount.conflicts():
-            (both,) = mount.asked("conflicts", action="diff", id=conflict["id"])
-            kept.append(hashlib.md5(base64.b64decode(both["mine_b64"])).hexdigest())
-        assert sorted(kept) == lost, "the conflict area is not what lost its race"
-        mount.healthy()
-    assert len(writes) > 1
-    assert len(accepted) < edits, "no race was lost: the test shows nothing"
-    assert s3.keys() == ["c1/f"]
+    assert s3.keys() == [rivals.PATH]
 
 
 def test_two_mounts_edit_one_file(s3: S3Remote, mounted: MakeMount) -> None:

@@ -18,6 +18,8 @@ from typing import BinaryIO
 from kopsfs.errors import StoreError, TransientError
 from kopsfs.store.driver import Capabilities, Driver, Expected, Key, ObjectInfo, Page, Prefix
 
+BROKEN_OFF = b"bytes of an answer that broke off; longer than any object a test stores " * 100
+
 
 def _transient(op: str, key: str) -> StoreError:
     return TransientError(op, key, "503 SlowDown")
@@ -38,12 +40,10 @@ class Fault:
     """A lost reply: the request did what was asked, the answer did not arrive."""
 
 
-class FaultyDriver:
-    """A driver that keeps the contract and nobody's peace."""
+class Faults:
+    """Rules for requests that fail, and a count of those that arrived."""
 
-    def __init__(self, inner: Driver, capabilities: Capabilities | None = None) -> None:
-        self.inner = inner
-        self.capabilities = capabilities or inner.capabilities
+    def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
         """(verb, key) of every request, in the order of arrival."""
         self.outage = False
@@ -87,7 +87,8 @@ class FaultyDriver:
     def _count(self, verb: str | None) -> int:
         return sum(1 for each, _ in self.requests if verb in {None, each})
 
-    def _arrive(self, verb: str, key: str) -> Fault | None:
+    def arrive(self, verb: str, key: str) -> Fault | None:
+        """Count a request; the rule it falls under, if any."""
         with self._lock:
             self.requests.append((verb, key))
             fault = next((each for each in self._faults if self._hits(each, verb)), None)
@@ -101,22 +102,31 @@ class FaultyDriver:
     def _hits(self, fault: Fault, verb: str) -> bool:
         return fault.verb in {None, verb} and fault.first <= self._count(fault.verb) <= fault.last
 
+
+class FaultyDriver(Faults):
+    """A driver that keeps the contract and nobody's peace."""
+
+    def __init__(self, inner: Driver, capabilities: Capabilities | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.capabilities = capabilities or inner.capabilities
+
     def head(self, key: Key, /) -> ObjectInfo:
-        fault = self._arrive("head", key)
+        fault = self.arrive("head", key)
         if fault is not None:
             raise fault.error("head", key)
         return self.inner.head(key)
 
     def get(self, key: Key, into: BinaryIO, /) -> ObjectInfo:
-        fault = self._arrive("get", key)
+        fault = self.arrive("get", key)
         if fault is not None:
             into.seek(0)
-            into.write(b"bytes of an answer that broke off; longer than any object a test stores " * 100)
+            into.write(BROKEN_OFF)
             raise fault.error("get", key)
         return self.inner.get(key, into)
 
     def put(self, key: Key, data: BinaryIO, size: int, /, *, expected: Expected) -> ObjectInfo:
-        fault = self._arrive("put", key)
+        fault = self.arrive("put", key)
         if fault is None:
             return self.inner.put(key, data, size, expected=expected)
         if fault.acted:
@@ -126,14 +136,14 @@ class FaultyDriver:
         raise fault.error("put", key)
 
     def delete(self, key: Key, /, *, expected: Expected) -> None:
-        fault = self._arrive("delete", key)
+        fault = self.arrive("delete", key)
         if fault is None or fault.acted:
             self.inner.delete(key, expected=expected)
         if fault is not None:
             raise fault.error("delete", key)
 
     def list_page(self, prefix: Prefix, /, *, delimiter: bool, token: str | None, start_after: str | None) -> Page:
-        fault = self._arrive("list", prefix)
+        fault = self.arrive("list", prefix)
         if fault is not None:
             raise fault.error("list", prefix)
         if self.empty_listings:

@@ -1,0 +1,243 @@
+"""Which stores can a test mount, and who else writes to them?
+
+A `Row` for each store on each server that stands for it: how to make an empty space, which variables lead a mount
+there, and a client for `put`, `get`, `delete` and `keys` that shares no code with the driver under test. The servers
+are the fixtures of `tests/store/conftest.py`, started once and only when a row needs them.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+import uuid
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kopsfs.store.curl import Options, fetch
+from kopsfs.store.driver import Request
+from tests.emulators import gcs, oss
+from tests.fuse.mounted import FileRemote, Remote
+from tests.store.servers import Azurite, S3Server
+from tests.store.servers_swift import SwiftServer
+
+
+class BucketRemote:
+    """A bucket of an S3 server, for any of S3's relatives."""
+
+    def __init__(self, scheme: str, server: S3Server) -> None:
+        self.server = server
+        self.bucket = server.new_bucket()
+        self.url = f"{scheme}://{self.bucket}"
+        self.environment: Mapping[str, str] = server.environment
+
+    def put(self, key: str, data: bytes) -> object:
+        return self.server.call("PUT", self._path(key), body=data)
+
+    def get(self, key: str) -> bytes:
+        return self.server.call("GET", self._path(key))
+
+    def delete(self, key: str) -> None:
+        self.server.call("DELETE", self._path(key))
+
+    def keys(self) -> list[str]:
+        found = ET.fromstring(self.server.call("GET", f"/{self.bucket}", "list-type=2"))
+        return [str(e.text) for e in found.iter() if e.tag.rpartition("}")[2] == "Key"]
+
+    def _path(self, key: str) -> str:
+        return f"/{self.bucket}/{urllib.parse.quote(key)}"
+
+
+class GsRemote:
+    """A bucket of the emulator of Google's, seen from inside."""
+
+    def __init__(self, server: gcs.Server) -> None:
+        self.gcs = server.gcs
+        self.bucket = server.gcs.create_bucket(_name()).name
+        self.url = f"gs://{self.bucket}"
+        self.environment: Mapping[str, str] = {"STORAGE_EMULATOR_HOST": server.url}
+
+    def put(self, key: str, data: bytes) -> object:
+        return self.gcs.put(self.bucket, key, data)
+
+    def get(self, key: str) -> bytes:
+        return self.gcs.get(self.bucket, key)
+
+    def delete(self, key: str) -> None:
+        self.gcs.delete(self.bucket, key)
+
+    def keys(self) -> list[str]:
+        with self.gcs.lock:
+            return list(self.gcs.buckets[self.bucket].names)
+
+
+class OssRemote:
+    """A bucket of the emulator of Alibaba's, seen from inside."""
+
+    def __init__(self, server: oss.Server) -> None:
+        self.server = server
+        self.bucket = _name()
+        self.objects = server.create_bucket(self.bucket).objects
+        self.url = f"oss://{self.bucket}"
+        self.environment: Mapping[str, str] = server.environment
+
+    def put(self, key: str, data: bytes) -> object:
+        return self.server.put(self.bucket, key, data)
+
+    def get(self, key: str) -> bytes:
+        return self.objects[key].data
+
+    def delete(self, key: str) -> None:
+        with self.server.lock:
+            del self.objects[key]
+
+    def keys(self) -> list[str]:
+        with self.server.lock:
+            return sorted(self.objects)
+
+
+class AzureRemote:
+    """A container of Azurite."""
+
+    def __init__(self, server: Azurite) -> None:
+        self.server = server
+        self.container = server.new_container()
+        self.url = f"azureblob://{server.account}/{self.container}"
+        self.environment: Mapping[str, str] = server.environment
+
+    def put(self, key: str, data: bytes) -> object:
+        return self.server.call("PUT", self._path(key), body=data)
+
+    def get(self, key: str) -> bytes:
+        return self.server.call("GET", self._path(key))
+
+    def delete(self, key: str) -> None:
+        self.server.call("DELETE", self._path(key))
+
+    def keys(self) -> list[str]:
+        found = ET.fromstring(self.server.call("GET", self.container, [("comp", "list"), ("restype", "container")]))
+        return [str(each.text) for each in found.iterfind("Blobs/Blob/Name")]
+
+    def _path(self, key: str) -> str:
+        return f"{self.container}/{urllib.parse.quote(key)}"
+
+
+class SwiftRemote:
+    """A container of Swift, by plain HTTP."""
+
+    def __init__(self, server: SwiftServer) -> None:
+        self.storage = server.storage
+        self.token = server.token()
+        self.container = server.new_container()
+        self.url = f"swift://{self.container}"
+        self.environment: Mapping[str, str] = server.environment
+
+    def put(self, key: str, data: bytes) -> object:
+        return self._call("PUT", key, data)
+
+    def get(self, key: str) -> bytes:
+        return self._call("GET", key)
+
+    def delete(self, key: str) -> None:
+        self._call("DELETE", key)
+
+    def keys(self) -> list[str]:
+        return self._call("GET").decode().splitlines()
+
+    def _call(self, method: str, key: str = "", body: bytes = b"") -> bytes:
+        url = f"{self.storage}/{self.container}/{urllib.parse.quote(key)}".removesuffix("/")
+        sent = body if method == "PUT" else None
+        answer = fetch(Request(method, url, (f"X-Auth-Token: {self.token}",), sent, len(body)), Options.read({}))  # type: ignore[arg-type]
+        assert answer.status < 300, (method, key, answer)
+        return answer.body
+
+
+class DaemonsMemory:
+    """`memfs://`, which has no other client."""
+
+    def __init__(self) -> None:
+        self.url = f"memfs://{_name()}"
+        self.environment: Mapping[str, str] = {}
+
+    def put(self, key: str, data: bytes) -> object:
+        raise NotImplementedError
+
+    def get(self, key: str) -> bytes:
+        raise NotImplementedError
+
+    def delete(self, key: str) -> None:
+        raise NotImplementedError
+
+    def keys(self) -> list[str]:
+        raise NotImplementedError
+
+
+def _name() -> str:
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One store on one server. Its name begins with the scheme: `pytest --store=` selects by that."""
+
+    name: str
+    empty: Callable[[Any, Path], Remote]
+    """From the server and a directory of the test's: a space of its own."""
+    server: str = ""
+    """The argument of `start_server`, or a fixture; empty: none."""
+    window: bool = False
+    """It compares nothing, so that kopsfs looks first: a window of one round trip stays open."""
+    real: bool = False
+    """The server is a package's."""
+
+    @property
+    def scheme(self) -> str:
+        return self.name.partition("-")[0]
+
+    def remote(self, request: pytest.FixtureRequest, directory: Path) -> Remote:
+        """An empty space; the server is started if it does not run yet."""
+        if self.server in S3_SERVERS:
+            server = request.getfixturevalue("start_server")(self.server)
+        else:
+            server = request.getfixturevalue(self.server) if self.server else None
+        return self.empty(server, directory)
+
+
+S3_SERVERS = ("bench", "moto", "ceph", "s3rver")
+RELATIVES = ("s3", "do", "scw", "hos", "linode")
+
+
+def _bucket(scheme: str, server: str) -> Row:
+    empty: Callable[[Any, Path], Remote] = lambda running, _: BucketRemote(scheme, running)  # noqa: E731
+    return Row(f"{scheme}-{server}", empty, server, window=server == "s3rver", real=server != "bench")
+
+
+def _on(remote: Callable[[Any], Remote]) -> Callable[[Any, Path], Remote]:
+    return lambda server, _: remote(server)
+
+
+FILE = Row("file", lambda _, directory: FileRemote(directory / "store"))
+GS = Row("gs", _on(GsRemote), "gs")
+AZURE = Row("azureblob", _on(AzureRemote), "azurite", real=True)
+SWIFT = Row("swift", _on(SwiftRemote), "swift", window=True, real=True)
+OSS = Row("oss", _on(OssRemote), "oss_server", window=True)
+MEMFS = Row("memfs", lambda _server, _directory: DaemonsMemory())
+"""Not among the lists below, whose tests want another client."""
+LIGHT = [GS, AZURE, SWIFT, OSS, *(_bucket(scheme, "bench") for scheme in RELATIVES[1:])]
+"""Every store once, where it is quickest: for `make test`. S3 and directories are `test_smoke.py`'s."""
+THOROUGH = [
+    *(FILE, GS, AZURE, SWIFT, OSS, _bucket("s3", "moto")),
+    *(_bucket(scheme, server) for scheme in RELATIVES for server in ("ceph", "s3rver")),
+]
+"""Every store on every server that stands for it; S3's relatives where conditions are compared and where they are not."""
+COMPLETE = [FILE, GS, AZURE, SWIFT, OSS, *(_bucket(scheme, "ceph") for scheme in RELATIVES)]
+"""Every store once, on the server that comes closest to it: for what takes minutes."""
+
+
+def rows(chosen: list[Row]) -> pytest.MarkDecorator:
+    """Run a test with each of these rows as `row`."""
+    marks = {True: (pytest.mark.real,), False: ()}
+    return pytest.mark.parametrize("row", [pytest.param(each, id=each.name, marks=marks[each.real]) for each in chosen])
