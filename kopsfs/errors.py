@@ -14,6 +14,7 @@ in `__str__`, so that it is the same in the log, in `status` and on stderr.
     │   ├── DeniedError             EACCES      credentials, policy
     │   │   └── RefusedError        EACCES      credentials that the store does not take (any more)
     │   ├── InvalidKeyError         EINVAL      the store cannot hold such a key
+    │   │   └── OccupiedError       EEXIST      what the key needs is another key's
     │   ├── TooLargeError           EFBIG
     │   ├── QuotaError              EDQUOT
     │   ├── UnsupportedError        EOPNOTSUPP  the store does not know this request or condition
@@ -86,6 +87,10 @@ class RefusedError(DeniedError):
 
 class InvalidKeyError(StoreError):
     """The store cannot hold an object of this key."""
+
+
+class OccupiedError(InvalidKeyError):
+    """The place where the store would keep this object is another key's; the detail names that."""
 
 
 class TooLargeError(StoreError):

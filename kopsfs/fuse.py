@@ -42,6 +42,7 @@ ERRNO: Final[dict[type[Exception], int]] = {
     errors.DeniedError: errno.EACCES,
     errors.RefusedError: errno.EACCES,
     errors.InvalidKeyError: errno.EINVAL,
+    errors.OccupiedError: errno.EEXIST,
     errors.TooLargeError: errno.EFBIG,
     errors.QuotaError: errno.EDQUOT,
     errors.UnsupportedError: errno.EOPNOTSUPP,

@@ -130,26 +130,40 @@ class Bucket:
 
     def page(self, prefix: Prefix, *, delimiter: bool, after: bytes, limit: int) -> Page:
         """List at most `limit` objects and groups whose names come behind `after`."""
-        start = prefix.encode()
-        objects: list[ObjectInfo] = []
-        prefixes: list[Prefix] = []
-        resume = after
         with self._lock:
-            order = self._order
-            at = max(bisect.bisect_left(order, start), bisect.bisect_right(order, after) if after else 0)
-            while at < len(order) and order[at].startswith(start):
-                if len(objects) + len(prefixes) == limit:
-                    return Page(objects, prefixes, resume.hex())
-                name = order[at]
-                cut = name.find(b"/", len(start)) if delimiter else -1
-                if cut < 0:
-                    objects.append(self._objects[Key(name.decode())].info)
-                    resume, at = name, at + 1
-                else:
-                    prefixes.append(Prefix(name[: cut + 1].decode()))
-                    resume = name[:cut] + b"/\xff"  # behind every key of the group: UTF-8 has no byte 0xff
-                    at = bisect.bisect_right(order, resume, lo=at)
-        return Page(objects, prefixes, None)
+            return cut_page(
+                self._order, lambda key: self._objects[key].info, prefix, delimiter=delimiter, after=after, limit=limit
+            )
+
+
+def cut_page(
+    order: list[bytes],
+    info: Callable[[Key], ObjectInfo],
+    prefix: Prefix,
+    *,
+    delimiter: bool,
+    after: bytes,
+    limit: int,
+) -> Page:
+    """Cut a page from keys in their order: at most `limit` objects and groups behind `after`; its token is hex."""
+    start = prefix.encode()
+    objects: list[ObjectInfo] = []
+    prefixes: list[Prefix] = []
+    resume = after
+    at = max(bisect.bisect_left(order, start), bisect.bisect_right(order, after) if after else 0)
+    while at < len(order) and order[at].startswith(start):
+        if len(objects) + len(prefixes) == limit:
+            return Page(objects, prefixes, resume.hex())
+        name = order[at]
+        cut = name.find(b"/", len(start)) if delimiter else -1
+        if cut < 0:
+            objects.append(info(Key(name.decode())))
+            resume, at = name, at + 1
+        else:
+            prefixes.append(Prefix(name[: cut + 1].decode()))
+            resume = name[:cut] + b"/\xff"  # behind every key of the group: UTF-8 has no byte 0xff
+            at = bisect.bisect_right(order, resume, lo=at)
+    return Page(objects, prefixes, None)
 
 
 _buckets: dict[str, Bucket] = {}

@@ -1,0 +1,312 @@
+"""What is there, in the order of keys?
+
+The server lists by kind and by name, files are ordered by key across kinds, so a listing is gathered whole: one LIST per kind
+(and 500 objects), side by side, over all namespaces, or over one where the prefix names the cluster. `Snapshot` is what was
+gathered; pages are cut from it. Secrets are listed with their bytes until they are known; later only their metadata, so
+that a poll does not carry every file again.
+
+A listing is never answered from memory: whoever asks gets what was gathered after he asked. A kind that may not be listed
+fails the listing, because what is missing from it would look deleted. Where all namespaces may not be listed, those are
+listed one by one that may be.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from kopsfs.errors import DeniedError, NotFoundError
+from kopsfs.store.driver import Key
+from kopsfs.store.k8s_api import Api, Ask, ExpiredError
+from kopsfs.store.k8s_entries import Bodies, Entry, Found, read_object, read_outline
+from kopsfs.store.k8s_layout import (
+    CLUSTERS,
+    DOCUMENTS,
+    FILE_TYPE,
+    KEY_NOTE,
+    KINDS,
+    NAMESPACES,
+    SECRETS,
+    Kind,
+    Object,
+    namespace_of,
+    noted_key,
+)
+
+log = logging.getLogger(__name__)
+
+LIST_LIMIT: Final = 500
+"""Objects a LIST asks for, as kubectl and client-go do."""
+RESTARTS: Final = 3
+OUTLINE: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"
+"""Source: API concepts, "Metadata-only fetches"."""
+FILES: Final = {"fieldSelector": f"type={FILE_TYPE}"}
+HELD_S: Final = 5.0
+"""How long after a listing its bytes may be given without asking. Who wants a file as of now lists first."""
+TOUCHED_S: Final = 600.0
+_REFETCHED_MAX: Final = 32
+"""So many Secrets whose metadata does not tell all are fetched one by one; more are listed with their bytes."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Files as they were at one moment; kinds may be apart by the time their LISTs took."""
+
+    entries: dict[Key, Entry]
+    order: list[bytes]
+    """Keys as UTF-8, ascending."""
+    asked: float
+    """`time.monotonic()` when it was begun."""
+
+
+class Listing:
+    """Gathers; any thread."""
+
+    def __init__(self, api: Api, bodies: Bodies, namespace: str) -> None:
+        self._api = api
+        self._bodies = bodies
+        self._default = namespace
+        self._threads = ThreadPoolExecutor(16, thread_name_prefix="kopsfs-k8s")
+        self._lock = threading.Lock()
+        self._gathering: dict[tuple[str, frozenset[Kind]], threading.Lock] = {}
+        self._last: dict[tuple[str, frozenset[Kind]], Snapshot] = {}
+        self._outlined: set[str] = set()
+        """Scopes whose Secrets have been listed with their bytes."""
+        self._one_by_one: set[str] = set()
+        """Kinds that may not be listed in all namespaces."""
+        self._listable: set[tuple[str, str]] = set()
+        """(kind, namespace) that were listed one by one: a refusal of these is a failure."""
+        self._touched: dict[Key, float] = {}
+        """When this process last asked for or changed a file: a listing begun before does not overrule that."""
+        self._seen: dict[Key, float] = {}
+        """When the question was asked whose answer `known` is."""
+        self.owners: dict[str, set[str]] = {}
+        """Namespace → clusters that have something in it."""
+        self.shadowed: dict[Key, Entry] = {}
+        """Secrets of keys that are a document of kops, too: left by a writer that was cut off."""
+        self.known: dict[Key, Entry] = {}
+        """The last known state of each file, whoever told it."""
+
+    def snapshot(self, scope: str, kinds: frozenset[Kind]) -> Snapshot:
+        """Give what was there after this call. Cost: 1 LIST per kind and 500 objects; shared by those who wait."""
+        arrived = time.monotonic()
+        which = (scope, kinds)
+        with self._lock:
+            gathering = self._gathering.setdefault(which, threading.Lock())
+        with gathering:
+            last = self._last.get(which)
+            if last is None or last.asked < arrived:
+                last = self._gather(scope, kinds)
+                self._last[which] = last
+            return last
+
+    def held(self, key: Key) -> tuple[Entry, bytes] | None:
+        """Give a file whose bytes came with a listing that is not older than `HELD_S`; once. Cost: none."""
+        with self._lock:
+            entry = self.known.get(key)
+            if entry is None or time.monotonic() - self._seen.get(key, float("-inf")) > HELD_S:
+                return None
+        data = self._bodies.take(key, entry.version)
+        return None if data is None else (entry, data)
+
+    def note(self, found: Found, *, hold: bool) -> Entry:
+        """Take in a file as the server has just shown it, or taken it."""
+        entry = found.entry
+        with self._lock:
+            self._touched[entry.key] = self._seen[entry.key] = time.monotonic()
+            self.known[entry.key] = entry
+            self._bodies.drop(entry.key)
+            if hold:
+                self._bodies.hold(found)
+        return entry
+
+    def gone(self, key: Key) -> None:
+        """A file is not there any more."""
+        with self._lock:
+            self._touched[key] = time.monotonic()
+            self.known.pop(key, None)
+            self._bodies.drop(key)
+
+    def forget(self) -> None:
+        """Drop what was gathered, at the end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._last.clear()
+
+    def owner(self, namespace: str) -> str:
+        """Give the cluster that objects in a namespace belong to, as far as is known."""
+        return min(self.owners.get(namespace, ()), default=namespace)
+
+    # -- gathering ---------------------------------------------------------------------------------
+
+    def _gather(self, scope: str, kinds: frozenset[Kind]) -> Snapshot:
+        for attempt in range(RESTARTS):
+            try:
+                return self._gather_once(scope, kinds)
+            except ExpiredError:
+                if attempt == RESTARTS - 1:
+                    raise
+        raise AssertionError
+
+    def _gather_once(self, scope: str, kinds: frozenset[Kind]) -> Snapshot:
+        asked = time.monotonic()
+        # Whose namespace it is, is known by the cluster in it.
+        wanted = [kind for kind in KINDS if kind in kinds or kind is CLUSTERS]
+        futures = {kind: self._threads.submit(self._list, kind, scope) for kind in wanted}
+        items: dict[Kind, list[Object]] = {}
+        for kind, future in futures.items():
+            try:
+                items[kind] = future.result()
+            except DeniedError:
+                if kind in kinds:
+                    raise
+                items[kind] = []
+        self._note_owners(scope, items)
+        files: dict[Key, Found] = {}
+        shadowed: dict[Key, Entry] = {}
+        for kind in DOCUMENTS:
+            for item in items.get(kind, ()) if kind in kinds else ():
+                found = read_object(kind, item, self.owner(item["metadata"].get("namespace", "")))
+                if found is not None:
+                    files[found.entry.key] = found
+        for found in self._read_secrets(scope, items.get(SECRETS, [])):
+            if found.entry.key in files:
+                shadowed[found.entry.key] = found.entry
+            else:
+                files[found.entry.key] = found
+        self._settle(files, scope, kinds, asked)
+        self.shadowed = {**self.shadowed, **shadowed} if scope else shadowed
+        entries = {key: found.entry for key, found in files.items()}
+        return Snapshot(entries, sorted(key.encode() for key in entries), asked)
+
+    def _settle(self, files: dict[Key, Found], scope: str, kinds: frozenset[Kind], asked: float) -> None:
+        """Remember what was found, but for what has happened here meanwhile."""
+        with self._lock:
+            gone = [
+                key
+                for key, entry in self.known.items()
+                if key not in files and (not scope or (entry.namespace == scope and entry.kind in kinds))
+            ]
+            for key in gone:
+                if self._touched.get(key, 0.0) < asked:
+                    del self.known[key]
+                    self._bodies.drop(key)
+            for key, found in files.items():
+                if self._touched.get(key, 0.0) < asked:
+                    if self.known.get(key) != found.entry:
+                        self.known[key] = found.entry
+                        self._bodies.hold(found)
+                    self._seen[key] = asked
+            for key in [key for key, when in self._touched.items() if when < asked - TOUCHED_S]:
+                del self._touched[key]
+            for key in [key for key in self._seen if key not in self.known]:
+                del self._seen[key]
+
+    def _note_owners(self, scope: str, items: dict[Kind, list[Object]]) -> None:
+        owners: dict[str, set[str]] = {}
+        for kind, found in items.items():
+            for item in found:
+                namespace = item["metadata"].get("namespace", "")
+                key = noted_key(kind, item)
+                cluster = item["metadata"]["name"] if kind is CLUSTERS else key.partition("/")[0] if key else ""
+                if cluster and namespace_of(cluster) == namespace:
+                    owners.setdefault(namespace, set()).add(cluster)
+        with self._lock:
+            if scope:
+                self.owners.pop(scope, None)
+            else:
+                self.owners.clear()
+            self.owners.update(owners)
+
+    def _read_secrets(self, scope: str, items: list[Object]) -> Iterable[Found]:
+        unknown: list[Object] = []
+        for item in items:
+            if "type" in item:
+                if (found := read_object(SECRETS, item, "")) is not None:
+                    yield found
+            elif (entry := read_outline(item)) is not None:
+                yield Found(entry, None)
+            elif noted_key(SECRETS, item) is not None:
+                unknown.append(item)
+        if len(unknown) > _REFETCHED_MAX:
+            self._outlined.discard(scope)
+            raise ExpiredError("list", "", "too many Secrets have been changed by others")
+        for future in [self._threads.submit(self._refetch, item["metadata"]) for item in unknown]:
+            refetched = future.result()
+            if refetched is not None:
+                yield refetched
+        self._outlined.add(scope)
+
+    def _refetch(self, metadata: Object) -> Found | None:
+        """Somebody else has written this Secret: what its notes say may be wrong."""
+        key = metadata["annotations"][KEY_NOTE]
+        known = self.known.get(key)
+        if known is not None and known.resource_version == metadata["resourceVersion"]:
+            return Found(known, None)
+        try:
+            item = self._api.ask(Ask("list", key, "get", SECRETS, metadata["namespace"], metadata["name"]))
+        except NotFoundError:
+            return None
+        return read_object(SECRETS, item, "")
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def _list(self, kind: Kind, scope: str) -> list[Object]:
+        if scope or kind.name not in self._one_by_one:
+            try:
+                return self._pages(kind, scope, self._how(kind, scope))
+            except DeniedError as error:
+                if scope:
+                    raise
+                return self._list_each(kind, error)
+        return self._list_each(kind, None)
+
+    def _how(self, kind: Kind, scope: str) -> str:
+        return OUTLINE if kind is SECRETS and scope in self._outlined else "application/json"
+
+    def _list_each(self, kind: Kind, denied: DeniedError | None) -> list[Object]:
+        """List the namespaces one by one; those that may not be listed are not ours to show."""
+        found: list[Object] = []
+        listed = 0
+        for namespace in self._namespaces(kind, denied):
+            try:
+                found += self._pages(kind, namespace, self._how(kind, ""))
+            except DeniedError as error:
+                if (kind.name, namespace) in self._listable:
+                    raise
+                denied = denied or error
+            else:
+                listed += 1
+                self._listable.add((kind.name, namespace))
+        if not listed and denied is not None:
+            raise denied
+        self._one_by_one.add(kind.name)
+        return found
+
+    def _namespaces(self, kind: Kind, denied: DeniedError | None) -> list[str]:
+        try:
+            items = self._pages(NAMESPACES, "", OUTLINE)
+        except DeniedError:
+            # Not even their names: what the context names, and what was listed before.
+            known = {namespace for name, namespace in self._listable if name == kind.name}
+            names = sorted(known | ({self._default} if self._default else set()))
+            if not names and denied is not None:
+                detail = f"{denied.detail}, or mount one cluster: k8s://CONTEXT/CLUSTER"
+                raise DeniedError(denied.op, denied.key, detail) from denied
+            return names
+        return [item["metadata"]["name"] for item in items]
+
+    def _pages(self, kind: Kind, namespace: str, accept: str) -> list[Object]:
+        found: list[Object] = []
+        query = {"limit": str(LIST_LIMIT), **(FILES if kind is SECRETS else {})}
+        while True:
+            said = self._api.ask(Ask("list", "", "list", kind, namespace, query=query, accept=accept))
+            found += said.get("items") or ()
+            more = (said.get("metadata") or {}).get("continue")
+            if not more:
+                return found
+            query = {**query, "continue": more}
