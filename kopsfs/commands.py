@@ -112,6 +112,7 @@ class Commands:
                 "replace_if": store.capabilities.replace_if,
                 "delete_if": store.capabilities.delete_if,
                 "change_feed": store.capabilities.change_feed,
+                "price_per_1000": store.capabilities.price_per_1000,
             },
             "describe": store.describe(),
             "files": len(parts.tree.stored),

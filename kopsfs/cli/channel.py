@@ -14,6 +14,8 @@ examples:
 
 infer, explain and validate use the same: --channel-dir, else what was fetched, else what is
 shipped. Nothing is fetched unasked.
+
+exit status: 0; 1 it is no channel; 2 usage; 66 no such channel; 69 it cannot be fetched
 """
 
 
@@ -26,7 +28,10 @@ def register(subparsers: program.Subparsers) -> None:
         epilog=_EPILOG,
     )
     parser.add_argument("action", choices=("show",), help="print it")
-    parser.add_argument("name", nargs="?", default="stable", help="stable (default), alpha, or another name")
+    parser.add_argument(
+        "name", nargs="?", default="stable", metavar="NAME", help="stable (default), alpha, or another name"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--refresh", action="store_true", help="fetch it and keep it for later")
     where.add_argument("--channel-dir", metavar="DIR", help="read it from this directory")

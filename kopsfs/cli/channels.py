@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import urllib.error
 import urllib.request
@@ -29,7 +30,11 @@ def run(parsed: argparse.Namespace) -> int:
         return inputs.complain_about(error.findings)
     if found is None:
         raise InputError(f"no channel {parsed.name!r} in {base or 'the package'}; --refresh fetches it")
-    _show(found)
+    if parsed.json:
+        about = {"name": found.name, "date": found.date, "source": found.source}
+        print(json.dumps(about | {"spec": found.spec}, indent=1, default=str))
+    else:
+        _show(found)
     return 0
 
 

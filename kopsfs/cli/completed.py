@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 import sys
 from collections.abc import Collection
@@ -105,9 +106,14 @@ class _Stored:
         old = self._readable(stored)
         new = writer.to_yaml(_with_digests(inferred.cluster, old) if old else inferred.cluster)
         self._compare_versions()
-        changed = self._show(writer.to_yaml(old) if old else "", new)
+        lines = self._differences(writer.to_yaml(old) if old else "", new)
+        if self._parsed.output == "json":
+            about = {"cluster": self._cluster, "file": self._path, "differs": bool(lines), "diff": "\n".join(lines)}
+            print(json.dumps(about))
+        else:
+            show_diff(lines)
         if not self._parsed.write:
-            return 1 if changed else 0
+            return 1 if lines else 0
         if stored is not None and stored == new.encode():
             print(f"{self._path} is up to date", file=sys.stderr)
             return 0
@@ -139,14 +145,12 @@ class _Stored:
         print(f"{self._path} is not there yet", file=sys.stderr)
         return None
 
-    def _show(self, old: str, new: str) -> bool:
-        lines = list(
+    def _differences(self, old: str, new: str) -> list[str]:
+        return list(
             difflib.unified_diff(
                 old.splitlines(), new.splitlines(), f"{self._path} (stored)", f"{self._path} (inferred)", lineterm=""
             )
         )
-        show_diff(lines)
-        return bool(lines)
 
     def _write(self, data: bytes, stored: bytes | None) -> None:
         self._authors_unchanged("nothing was written")
@@ -156,7 +160,11 @@ class _Stored:
         except ConflictError:
             self._undo(data, stored)
             raise
-        print(f"{self._path} is written", file=sys.stderr)
+        fleeting = self._workspace.name.startswith("memfs://")
+        print(
+            f"{self._path} is written" + (", into a store that ends with this command" if fleeting else ""),
+            file=sys.stderr,
+        )
 
     def _undo(self, data: bytes, stored: bytes | None) -> None:
         if stored is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Iterator
 
 from kopsfs.cli import program
 from kopsfs.errors import ConfigError
@@ -11,9 +13,12 @@ _EPILOG = """\
 examples:
   kopsfs completion bash > /etc/bash_completion.d/kopsfs
   kopsfs completion zsh > ~/.zfunc/_kopsfs
+  kopsfs completion fish > ~/.config/fish/completions/kopsfs.fish
+
+exit status: 0; 2 usage; 78 shtab is not installed
 """
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def register(subparsers: program.Subparsers) -> None:
@@ -37,11 +42,28 @@ def script(shell: str) -> str:
     """Render the completion script of a shell.
 
     Raises:
-        ConfigError: shtab is not installed.
+        ConfigError: shtab is not installed, or too old for this shell.
     """
     try:
         import shtab
     except ImportError:
         raise ConfigError("completions need shtab: pip install 'kopsfs[cli]'") from None
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise ConfigError(f"this release of shtab does not know {shell}: pip install --upgrade shtab")
     parser = program.build_parser(None, everything=True)
+    for action in _actions(parser):
+        words = set(re.findall("[A-Z]+", action.metavar)) if isinstance(action.metavar, str) else set()
+        if words & {"FILE", "PATH", "CLUSTER", "MOUNTPOINT"}:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif "DIR" in words:
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return str(shtab.complete(parser, shell=shell))
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Every argument of every command."""
+    for action in parser._actions:  # noqa: SLF001 - argparse does not give them otherwise
+        yield action
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for each in action.choices.values():
+                yield from _actions(each)

@@ -27,7 +27,7 @@ examples:
 3 is the number in the list; the path of the file will do, too. A held write (an empty file over cluster
 configuration) is released by `take mine` and dropped by `take theirs`.
 
-exit status: 0 none are open; 1 some are
+exit status: 0 none are open, or it is done; 1 some are open; 2 usage; 66 no such mount or conflict
 """
 
 _ACTIONS = ("list", "diff", "take")
@@ -57,17 +57,19 @@ def register(subparsers: program.Subparsers) -> None:
 def _run(parsed: argparse.Namespace) -> int:
     words = list(parsed.words)
     parsed.target = words.pop(0) if words and words[0] not in _ACTIONS else None
-    path = arguments.socket_of(parsed)
     action = words.pop(0) if words else "list"
     if action not in _ACTIONS:
-        raise InputError(f"{action!r} is none of {', '.join(_ACTIONS)}")
+        raise program.UsageError(f"{action!r} is none of {', '.join(_ACTIONS)}; see kopsfs conflicts --help")
     if action == "list":
-        return _list(path, as_json=parsed.json)
+        return _list(arguments.socket_of(parsed), as_json=parsed.json)
     side = ""
     if action == "take":
         side = words.pop(0) if words else ""
         if side not in {"mine", "theirs"}:
-            raise InputError("take what? kopsfs conflicts take mine|theirs ID…")
+            raise program.UsageError("take whose? kopsfs conflicts take mine|theirs ID…")
+    if not (words or parsed.all):
+        raise program.UsageError("which one? name its number or path, or say --all")
+    path = arguments.socket_of(parsed)
     chosen = _choose(path, words, everything=parsed.all)
     for item in chosen:
         if action == "diff":
@@ -85,13 +87,11 @@ def _choose(path: Path, names: Sequence[str], *, everything: bool) -> list[dict[
     """Find conflicts by number or path.
 
     Raises:
-        InputError: nothing was named, or there is no such conflict, or a path has several.
+        InputError: there is no such conflict, or a path has several.
     """
     items = _open(path)
     if everything:
         return items
-    if not names:
-        raise InputError("which one? name its number or path, or say --all")
     chosen = []
     for name in names:
         found = [item for item in items if str(item["id"]) == name] or [

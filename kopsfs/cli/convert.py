@@ -7,7 +7,7 @@ import sys
 
 from kopsfs.cli import naming, program
 
-_EPILOG = """\
+_EPILOG = f"""\
 examples:
   kopsfs convert -f cluster.yaml --to v1alpha3
   kopsfs convert c1.example.com --to v1alpha3       the author's cluster and groups
@@ -15,6 +15,9 @@ examples:
 kops's decoding defaults are applied, and what an API version has no field for is dropped, as kops
 does both; unknown fields are named on stderr. Objects that are not kops's stay as they are; a
 `cluster.spec` of kops 1.21 or earlier, which has no apiVersion, is read as v1alpha2.
+
+{naming.EPILOG_STORE}
+exit status: 0; 1 findings; 2 usage; 66 no such input; 69 store unreachable; 77 denied
 """
 
 

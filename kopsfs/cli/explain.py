@@ -15,7 +15,10 @@ examples:
 
 A path is v1alpha2's, or kops's internal one as its messages have it.
 
-{naming.EPILOG_WORLD}"""
+{naming.EPILOG_STORE}
+{naming.EPILOG_WORLD}
+exit status: 0; 1 findings; 2 usage; 66 no such input or field; 69 store unreachable; 77 denied
+"""
 
 
 def register(subparsers: program.Subparsers) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from kopsfs.cli import program
+from kopsfs.cli import naming, program
 from kopsfs.errors import ConfigError, InputError
 from kopsfs.spec.facts import CLOUDS
 
@@ -20,7 +21,8 @@ examples:
 Credentials are found as the cloud's own tools find them; requests only read. A question that is
 refused leaves its fact out and is named on stderr. What a facts file may hold, and what to write by
 hand for the other clouds: kopsfs-facts(5).
-exit status: 0 everything was answered; 1 something was left out
+
+exit status: 0 everything was answered; 1 something was left out; 2 usage; 66 no collector; 78 no credentials or region
 """
 
 BY_HAND: Final = {
@@ -43,8 +45,9 @@ def register(subparsers: program.Subparsers) -> None:
     )
     parser.add_argument("action", choices=("collect",), help="ask the cloud")
     parser.add_argument("--cloud", choices=CLOUDS, required=True, help="which cloud")
-    parser.add_argument("--region", help="the region (aws; default: as the AWS tools find it)")
-    parser.add_argument("--project", help="the project (gce; default: as gcloud's credentials name it)")
+    parser.add_argument("--region", metavar="NAME", help="the region (aws; default: as the AWS tools find it)")
+    parser.add_argument("--project", metavar="NAME", help="the project (gce; default: as gcloud's credentials name it)")
+    naming.add_output(parser, ("yaml", "json"))
     parser.set_defaults(run=_run)
 
 
@@ -67,7 +70,8 @@ def _run(parsed: argparse.Namespace) -> int:
         raise InputError(
             f"there is no collector for {parsed.cloud}; write a facts file by hand (kopsfs-facts(5)):\n{BY_HAND[parsed.cloud]}"
         )
-    sys.stdout.write(writer.to_yaml(collector(parsed, tell)))
+    facts = collector(parsed, tell)
+    sys.stdout.write(f"{json.dumps(facts, indent=1)}\n" if parsed.output == "json" else writer.to_yaml(facts))
     return 1 if left_out else 0
 
 

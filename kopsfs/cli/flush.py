@@ -19,7 +19,8 @@ examples:
   kopsfs flush && kops update cluster      nothing that was saved here is missing there
   kopsfs flush s3://clusters.example.com   what an earlier mount left over, even when nothing is mounted now
 
-exit status: 0 the store has everything; 75 something is left over, and `kopsfs status` or `conflicts` says why
+exit status: 0 the store has everything; 2 usage; 66 no such mount; 75 something is left over, and `kopsfs status` or
+`conflicts` says why
 """
 
 

@@ -18,6 +18,8 @@ examples:
   kopsfs forget /mnt/state
 
 Only copies are dropped, never a change that is not uploaded yet.
+
+exit status: 0 done; 2 usage; 66 not on a mount; 69 the daemon is gone
 """
 
 

@@ -9,14 +9,17 @@ from kopsfs.spec import layout
 
 _EPILOG = f"""\
 examples:
-  kopsfs infer c1.example.com                     the completed cluster, of the tree you are in
+  kopsfs infer c1.example.com                     the completed cluster
+  kopsfs infer c1.example.com --state s3://clusters.example.com    of a store that need not be mounted
   kopsfs infer -f cluster.yaml --instance-groups  … and the completed groups
   kopsfs infer c1.example.com --diff              what `kops update` would change in the stored one
   kopsfs infer c1.example.com --write             store it as {layout.COMPLETED}
-  kopsfs infer --all --diff                       every cluster of the tree
+  kopsfs infer --all --diff --json                one line for each cluster of the state store
 
+{naming.EPILOG_STORE}
 {naming.EPILOG_WORLD}
-exit status: 0; 1 findings, or --diff found a difference; 2 usage; 66 no such input
+exit status: 0; 1 findings, --diff found a difference, or somebody else wrote first; 2 usage; 66 no such input;
+69 store unreachable; 77 denied
 """
 
 
@@ -29,7 +32,7 @@ def register(subparsers: program.Subparsers) -> None:
         epilog=_EPILOG,
     )
     naming.add_documents(parser)
-    parser.add_argument("--all", action="store_true", help="every cluster of the tree")
+    parser.add_argument("--all", action="store_true", help="every cluster of the state store")
     parser.add_argument("--instance-groups", action="store_true", help="the completed instance groups too")
     parser.add_argument("--diff", action="store_true", help="compare with the stored completed cluster")
     parser.add_argument("--write", action="store_true", help=f"store the result as {layout.COMPLETED}; asks first")

@@ -30,6 +30,8 @@ examples:
 
 The mount point must be an empty directory. A size is 64M or 1G, a time 500ms, 5s or 1m.
 Every long option is also a variable: --max-staleness is KOPSFS_MAX_STALENESS.
+
+exit status: 0 mounted; 2 usage; 66 no such mount point; 69 store unreachable; 77 denied; 78 configuration
 """
 
 
@@ -48,12 +50,12 @@ def register(subparsers: program.Subparsers) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     if len(parsed.places) > 2:
-        raise ConfigError(f"too many arguments: {' '.join(parsed.places)}; kopsfs mount [STORE] MOUNTPOINT")
+        raise program.UsageError(f"too many arguments: {' '.join(parsed.places)}; kopsfs mount [STORE] MOUNTPOINT")
     *store, mountpoint = parsed.places or [None]
     if mountpoint is not None and "://" in mountpoint and not Path(mountpoint).exists():
         store, mountpoint = [mountpoint], None
     if store and parsed.option_state is not None:
-        raise ConfigError(f"two stores: {store[0]} and --state {parsed.option_state}")
+        raise program.UsageError(f"two stores: {store[0]} and --state {parsed.option_state}")
     more: dict[str, Any] = {"mountpoint": mountpoint, "state": store[0] if store else None}
     return mount(arguments.load_config(parsed, **more))
 

@@ -7,6 +7,7 @@ place where an exception becomes a line on stderr.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import signal
@@ -37,7 +38,7 @@ MODULES: Final[dict[str, dict[str, str]]] = {
     "kopsfs.cli.facts": {"facts": "ask a cloud what inference needs to know"},
     "kopsfs.cli.channel": {"channel": "show what a kops channel recommends"},
     "kopsfs.cli.settings": {"config": "print every setting and where it came from"},
-    "kopsfs.cli.completion": {"completion": "print shell completions"},
+    "kopsfs.cli.completion": {"completion": "print a completion script for a shell"},
 }
 """Module → its commands with one line of help each. A new module of commands is one more row."""
 
@@ -71,13 +72,23 @@ class UsageError(errors.KopsfsError):
 
 EPILOG: Final = """\
 examples:
-  kopsfs mount s3://clusters.example.com /mnt/state
+  kopsfs mount s3://clusters.example.com /mnt/state    then work with the files as with any others
   kopsfs status /mnt/state
   kopsfs umount /mnt/state
+  kopsfs validate --all --state s3://clusters.example.com    mounted or not
 
-`kopsfs COMMAND --help` says more. Which store: --state, $KOPS_STATE_STORE, ~/.kops.yaml, ~/.kops/config, as kops.
+`kopsfs COMMAND --help` says more. Which store: --state, KOPS_STATE_STORE, ~/.kops.yaml, ~/.kops/config, as kops.
+
 exit status: 0 done; 1 findings or conflicts; 2 usage; 66 no such input; 69 store or daemon unreachable; 70 a bug;
 75 something is left over; 77 denied; 78 configuration
+"""
+
+_EPILOG_VERSION: Final = """\
+examples:
+  kopsfs version
+  kopsfs version --json
+
+exit status: 0; 2 usage
 """
 
 
@@ -91,6 +102,12 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
             columns = HELP_WIDTH
         super().__init__(prog, max_help_position=28, width=max(40, min(HELP_WIDTH, columns)))
 
+    @override
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        if action.metavar is None and action.choices is not None:
+            return lambda size: ("|".join(map(str, action.choices or ())),) * size
+        return super()._metavar_formatter(action, default_metavar)
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
@@ -103,6 +120,25 @@ class Parser(argparse.ArgumentParser):
     @override
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    @override
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no other name for it
+            self.error(f"there is no command {value!r}{_nearest(str(value), known)}")
+        raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(known)}{_nearest(str(value), known)}")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """End because of arguments that no command has."""
+        known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        self.error(f"unknown argument {unknown[0]}{_nearest(unknown[0].partition('=')[0], known)}")
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def build_parser(command: str | None, *, everything: bool = False) -> argparse.ArgumentParser:
@@ -120,8 +156,20 @@ def build_parser(command: str | None, *, everything: bool = False) -> argparse.A
         else:
             for name, summary in commands.items():
                 subparsers.add_parser(name, help=summary)
-    subparsers.add_parser("version", help="print the version").set_defaults(run=_print_version)
+    version = subparsers.add_parser(
+        "version", help="print the version", description="Print the version.", epilog=_EPILOG_VERSION
+    )
+    version.add_argument("--json", action="store_true", help="print JSON, for programs")
+    version.set_defaults(run=_print_version)
     return parser
+
+
+def subparser_of(parser: argparse.ArgumentParser, command: str) -> Parser:
+    """Give the parser of a command."""
+    action = next(each for each in parser._actions if isinstance(each, argparse._SubParsersAction))  # noqa: SLF001
+    found = action.choices[command]
+    assert isinstance(found, Parser)
+    return found
 
 
 def summary_of(command: str) -> str:
@@ -129,8 +177,10 @@ def summary_of(command: str) -> str:
     return next(commands[command] for commands in MODULES.values() if command in commands)
 
 
-def _print_version(_arguments: argparse.Namespace) -> int:
-    print(f"kopsfs {kopsfs.__version__}")
+def _print_version(parsed: argparse.Namespace) -> int:
+    import json
+
+    print(json.dumps({"kopsfs": kopsfs.__version__}) if parsed.json else f"kopsfs {kopsfs.__version__}")
     return 0
 
 
@@ -181,5 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return mount_helper.main(arguments)
     command = next((each for each in arguments if not each.startswith("-")), None)
-    parsed = build_parser(command).parse_args(arguments)
+    parser = build_parser(command)
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        subparser_of(parser, parsed.command).refuse(unknown)
     return run_safely(lambda: int(parsed.run(parsed)))

@@ -18,7 +18,9 @@ examples:
 
 A setting comes from, the first that says something counts: the flag, -o, KOPSFS_…, the file of --config (else
 /etc/kopsfs/kopsfs.toml, then ~/.config/kopsfs/kopsfs.toml, the latter first), its default. The state store comes
-from --state, $KOPS_STATE_STORE, such a file, ~/.kops.yaml, ~/.kops/config.
+from --state, KOPS_STATE_STORE, such a file, ~/.kops.yaml, ~/.kops/config.
+
+exit status: 0; 2 usage; 78 no state store, or a setting that cannot be used
 """
 
 

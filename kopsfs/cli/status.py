@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kopsfs import control
 from kopsfs.cli import arguments, program
@@ -23,9 +23,17 @@ examples:
   kopsfs status /mnt/state
   kopsfs status --json /mnt/state | jq .pending
 
-exit status: 0 well; 1 conflicts or held writes are open; 69 the store is down or the daemon is gone;
-70 the daemon met a bug
+exit status: 0 well; 1 conflicts or held writes are open; 2 usage; 66 no such mount; 69 the store is down or the daemon
+is gone; 70 the daemon met a bug
 """
+
+_FEEDS: Final = {
+    "poll": "found by listing the store again",
+    "inotify": "told by inotify, and found by listing",
+    "watch": "told by the store, and found by listing",
+    "in process": "told at once",
+}
+"""What stands behind `change_feed` of the store's capabilities."""
 
 _ROWS_MAX = 10
 _LABEL = 13
@@ -108,6 +116,9 @@ def describe(status: dict[str, Any], *, now: float, rows_max: int) -> Iterator[s
     yield f"{status['store']} on {status['mountpoint']}"
     why = f" ({status['read_only_reason']})" if status.get("read_only_reason") else ""
     yield _row("mount", f"{mode}{why}, pid {status.get('pid')}, kopsfs {status.get('version')}")
+    where = _where(status.get("describe") or {})
+    if where:
+        yield _row("at", where)
     yield _row("store", _freshness(status, now))
     if status.get("last_error") and status.get("health") != "ok":
         yield _row("", f"last error: {status['last_error']}")
@@ -125,6 +136,17 @@ def describe(status: dict[str, Any], *, now: float, rows_max: int) -> Iterator[s
 
 def _row(label: str, text: str) -> str:
     return f"  {label:<{_LABEL}}{text}"
+
+
+def _where(about: dict[str, Any]) -> str:
+    """Endpoint, region, and whose credentials: what is looked at first when a store refuses."""
+    parts = [str(about.get("endpoint") or "")]
+    parts += [
+        f"{label} {about[key]}"
+        for key, label in (("region", "region"), ("credentials", "credentials"))
+        if about.get(key)
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _freshness(status: dict[str, Any], now: float) -> str:
@@ -194,3 +216,8 @@ def _amounts(status: dict[str, Any]) -> Iterator[str]:
     ]
     if words:
         yield _row("conditions", ", ".join(words))
+    if capabilities.get("change_feed"):
+        yield _row("changes", _FEEDS.get(capabilities["change_feed"], capabilities["change_feed"]))
+    prices = capabilities.get("price_per_1000") or {}
+    if prices:
+        yield _row("prices", ", ".join(f"{verb} ${price:g}" for verb, price in prices.items()) + " per 1,000")

@@ -23,7 +23,8 @@ examples:
   kopsfs umount --lazy /mnt/state          at once, even while files are open; uploads go on in the background
   kopsfs umount s3://clusters.example.com  by store, where it is mounted once
 
-exit status: 0 everything is in the store; 75 something is left over (it is kept, and sent by the next mount)
+exit status: 0 everything is in the store; 2 usage; 66 no such mount; 75 something is left over (it is kept, and sent by
+the next mount)
 """
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from kopsfs import control, errors
@@ -78,7 +80,10 @@ def test_help_costs_little(words: str) -> None:
         ("umount s3://never-mounted", 66),
         ("flush /nowhere", 66),
         ("forget /", 66),
-        ("conflicts /nowhere diff", 66),
+        ("conflicts /nowhere diff", 2),
+        ("conflicts /nowhere diff 1", 66),
+        ("conflicts /nowhere tak", 2),
+        ("conflicts take 1", 2),
         ("config", 78),
         ("config --state=", 78),
         ("config --config=/nowhere.toml", 78),
@@ -87,8 +92,8 @@ def test_help_costs_little(words: str) -> None:
         ("mount s3://b /etc/passwd", 66),
         ("mount s3://b /etc", 66),
         ("mount s3://b", 78),
-        ("mount a b c", 78),
-        ("mount s3://b /mnt --state s3://c", 78),
+        ("mount a b c", 2),
+        ("mount s3://b /mnt --state s3://c", 2),
         ("mount s3://b /mnt --cache-size=large", 78),
         ("mount s3://b /mnt -o bogus", 78),
         ("completion ksh", 2),
@@ -153,15 +158,67 @@ def test_every_error_has_its_exit_status(error: Exception, capsys: pytest.Captur
     assert err.count("\n") == 1
 
 
-def test_every_command_has_help_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for commands in program.MODULES.values():
-        for name in commands:
-            with pytest.raises(SystemExit) as caught:
-                main([name, "--help"])
-            assert caught.value.code == 0
-            text = capsys.readouterr().out
-            assert "examples:" in text, name
-            assert max(map(len, text.splitlines())) <= 130, name
+COMMANDS = [*(name for commands in program.MODULES.values() for name in commands), "version"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples_and_exit_statuses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:\n  kopsfs" in text
+    assert "\n\nexit status: 0" in text
+    assert "2 usage" in text
+    assert "{" not in text.partition("examples:")[0], "choices are written as in the man page"
+    assert max(map(len, text.splitlines())) <= 130
+
+
+SILENT = {"mount", "completion"}
+"""Commands that have nothing to say to a program."""
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - SILENT))
+def test_every_command_that_says_something_says_it_in_json(name: str) -> None:
+    parser = program.subparser_of(program.build_parser(name), name)
+    assert "--json" in {text for action in parser._actions for text in action.option_strings}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("vaildate", "there is no command 'vaildate'; did you mean validate?; see kopsfs --help"),
+        ("bogus", "there is no command 'bogus'; see kopsfs --help"),
+        ("status --jsno", "unknown argument --jsno; did you mean --json?; see kopsfs status --help"),
+        ("infer -o ymal", "'ymal' is none of yaml, json; did you mean yaml?; see kopsfs infer --help"),
+        ("check", "check: name a cluster, or --all; see kopsfs check --help"),
+        ("validate", "validate: name a cluster, or --all, or -f FILE; see kopsfs validate --help"),
+        ("check c --without x", "no rule is called x; `kopsfs validate --list-rules` names them all"),
+        ("infer -f x --write", "--diff and --write need a cluster of a state store, not -f"),
+    ],
+)
+def test_wrong_usage_is_one_line_with_a_hint(words: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("apiVersion: kops.k8s.io/v1alpha2\nkind: Cluster\n")
+    done = run(*[str(tmp_path / "x") if word == "x" and "-f" in words else word for word in words.split()])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("kopsfs")
+    assert done.stderr.endswith(f"{said}\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_colour_is_for_terminals_that_want_it(environ: dict[str, str], coloured: bool) -> None:
+    words = ["-m", "kopsfs", "infer", "--diff", "--state", "memfs://demo"]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("KOPS", "NO_COLOR"))}
+    shown = str(pexpect.run(
+        shlex.join([sys.executable, *words]), env=clean | {"TERM": "xterm"} | environ, encoding="utf-8"
+    ))  # fmt: skip
+    assert "cluster-completed.spec (inferred)" in shown
+    assert ("\x1b[" in shown) == coloured
+    assert "\x1b[" not in run("infer", "--diff", "--state", "memfs://demo").stdout
 
 
 # -- mount.kopsfs ------------------------------------------------------------------------------------

@@ -55,6 +55,24 @@ def test_all_is_well() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("feed", "said"),
+    [
+        ("poll", "found by listing the store again"),
+        ("inotify", "told by inotify, and found by listing"),
+        ("watch", "told by the store, and found by listing"),
+        ("in process", "told at once"),
+    ],
+)
+def test_a_store_says_where_it_is_how_changes_are_heard_of_and_what_requests_cost(feed: str, said: str) -> None:
+    capabilities = STATUS["capabilities"] | {"change_feed": feed, "price_per_1000": {"get": 0.0004, "put": 0.005}}
+    about = {"endpoint": "https://s3.example.com", "region": "eu-central-1", "credentials": "instance role"}
+    lines = text(capabilities=capabilities, describe=about)
+    assert lines[2] == "  at           https://s3.example.com, region eu-central-1, credentials instance role"
+    assert lines[-2:] == [f"  changes      {said}", "  prices       get $0.0004, put $0.005 per 1,000"]
+    assert not any("prices" in line for line in text(capabilities={"change_feed": feed}, describe={"kind": "file"}))
+
+
 def test_the_store_is_down_and_much_is_waiting() -> None:
     pending = [
         {"path": "c1/config", "op": "put", "since": NOW - 75, "state": "uploading", "reason": ""},

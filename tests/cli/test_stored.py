@@ -7,6 +7,7 @@ cluster of a small store; the backups listed; an unconditional PUT; a GET of an 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -16,7 +17,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from kopsfs.store.demo import objects
 from kopsfs.store.memory import bucket
 from tests.bench.s3server import Server
 from tests.conftest import ExpectLog
+from tests.emulators import gcs, oss
 
 DOCUMENTS = {key.partition("/")[2]: data for key, data in objects()}
 COMPLETED = "cluster-completed.spec"
@@ -132,6 +134,39 @@ def test_the_store_says_what_a_copy_of_it_says(words: list[str], tmp_path: Path,
     assert answers[0] == answers[1] == answers[2]
     assert answers[0][0] == 0
     assert answers[0][1] or words[0] == "validate"
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "oss"])
+def test_every_kind_of_store(scheme: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.ExitStack() as stack:
+        url, environ, put = emulated(scheme, stack)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        for path, data in DOCUMENTS.items():
+            put(f"{DEMO}/{path}", data.replace(b"s3://demo-state", url.encode()))
+        assert main(["validate", DEMO, "--state", url]) == 0
+        assert main(["check", "--all", "--state", url]) == 0
+        assert capsys.readouterr() == ("", "")
+        assert main(["infer", "--write", "--yes", "--state", url]) == 0
+        capsys.readouterr()
+        assert main(["infer", "--diff", "--json", "--state", url]) == 0
+        assert json.loads(capsys.readouterr().out) == {
+            "cluster": DEMO, "file": f"{DEMO}/{COMPLETED}", "differs": False, "diff": "",
+        }  # fmt: skip
+
+
+def emulated(scheme: str, stack: contextlib.ExitStack) -> tuple[str, Mapping[str, str], Callable[[str, bytes], object]]:
+    """An emulator with an empty bucket: the store's URL, how it is found, and another client's put."""
+    if scheme == "s3":
+        s3 = stack.enter_context(Server(buckets=["state"]))
+        return "s3://state", s3.environment, lambda key, data: s3.put("state", key, data)
+    if scheme == "gs":
+        gs = stack.enter_context(gcs.Server())
+        gs.gcs.create_bucket("state")
+        return "gs://state", {"STORAGE_EMULATOR_HOST": gs.url}, lambda key, data: gs.gcs.put("state", key, data)
+    aliyun = stack.enter_context(oss.Server())
+    aliyun.create_bucket("state")
+    return "oss://state", aliyun.environment, lambda key, data: aliyun.put("state", key, data)
 
 
 def test_the_environment_names_the_store_and_a_name_is_looked_for_there(
