@@ -52,8 +52,11 @@ def script(shell: str) -> str:
         raise ConfigError(f"this release of shtab does not know {shell}: pip install --upgrade shtab")
     parser = program.build_parser(None, everything=True)
     for action in _actions(parser):
-        words = set(re.findall("[A-Z]+", action.metavar)) if isinstance(action.metavar, str) else set()
-        if words & {"FILE", "PATH", "CLUSTER", "MOUNTPOINT"}:
+        metavar = action.metavar if isinstance(action.metavar, str) else ""
+        words = set(re.findall("[A-Z]+", metavar))
+        if re.fullmatch(r"[a-z]+(\|[a-z]+)+", metavar):
+            action.choices = metavar.split("|")  # a setting's are checked with its other sources, in config.py
+        elif words & {"FILE", "PATH", "CLUSTER", "MOUNTPOINT"}:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
         elif "DIR" in words:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]

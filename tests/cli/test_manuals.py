@@ -62,6 +62,30 @@ def test_completions_know_every_command_and_option(shell: str) -> None:
     assert all(option.name in script for option in OPTIONS)
 
 
-def test_bash_reads_its_completions() -> None:
-    done = subprocess.run(["bash", "-n"], input=completion.script("bash"), text=True, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("shell", [shell for shell in completion.SHELLS if shutil.which(shell)])
+def test_a_shell_reads_its_completions(shell: str, tmp_path: Path) -> None:
+    file = tmp_path / "kopsfs"
+    file.write_text(completion.script(shell))
+    done = subprocess.run([shell, "-n", str(file)], text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("kopsfs val", ["validate"]),
+        ("kopsfs infer --d", ["--diff"]),
+        ("kopsfs completion ", ["bash", "zsh", "fish", "tcsh"]),
+        ("kopsfs mount --prefetch ", ["auto", "all", "none"]),
+    ],
+)
+def test_bash_offers_what_fits(line: str, offered: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "kopsfs"
+    file.write_text(completion.script("bash"))
+    words = line.split(" ")
+    asked = f"source {file}; COMP_WORDS=({' '.join(word or repr(word) for word in words)}); COMP_CWORD={len(words) - 1}"
+    done = subprocess.run(
+        ["bash", "-c", f'{asked}; _shtab_kopsfs; printf "%s\\n" "${{COMPREPLY[@]}}"'],
+        text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == offered
