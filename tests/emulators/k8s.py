@@ -30,6 +30,7 @@ import http.server
 import json
 import ssl
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -88,6 +89,8 @@ class K8sServer:
         self.page_max = 0
         """No page of a listing is longer, whatever was asked; 0: as asked."""
         self.bookmark_every_s = 60.0
+        self.watch_max_s = 3600.0
+        """No watch is open for longer, whatever was asked."""
         self.requests: Counter[str] = Counter()
         """By verb; `watch`es and discovery (`other`), too."""
         self.log: list[Asked] = []
@@ -252,9 +255,9 @@ class K8sServer:
     def who(self, authorization: str, certificate: Any) -> str:
         """Source: "Authenticating": a bad token is 401 even where anonymous requests are allowed."""
         kind, _, token = authorization.partition(" ")
-        if authorization:
+        if kind.lower() == "bearer":
             user, end = self.tokens.get(token.strip(), ("", 0.0))
-            if kind.lower() == "bearer" and user and self.clock() < end:
+            if user and self.clock() < end:
                 return user
             raise Refused(401, "Unauthorized", "Unauthorized")
         for row in (certificate or {}).get("subject", ()):
@@ -299,9 +302,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--kubeconfig", type=Path, required=True, help="written, its user may do anything")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
-    parser.add_argument("--tls", type=Path, help="speak HTTPS; an existing directory for the certificate")
+    parser.add_argument("--plain", action="store_true", help="no TLS; kubectl and kops then send no token")
     given = parser.parse_args()
-    with K8sServer(tls=given.tls, port=given.port) as server:
+    with tempfile.TemporaryDirectory() as directory:
+        serve(given, None if given.plain else Path(directory))
+
+
+def serve(given: argparse.Namespace, tls: Path | None) -> None:
+    with K8sServer(tls=tls, port=given.port) as server:
         server.latency_s = given.delay
         server.kubeconfig(given.kubeconfig)
         print(server.url, flush=True)

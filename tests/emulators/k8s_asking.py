@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,19 @@ class Api:
         raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         connection.request(method, path, raw, sent)
         return connection.getresponse()
+
+
+def define(api: Api, *definitions: Any) -> None:
+    """Have custom resources defined and served; a real server takes a moment."""
+    for definition in definitions:
+        assert api.ask("POST", CRDS, definition).status in {201, 409}
+    until = time.monotonic() + 60
+    for definition in definitions:
+        spec = definition["spec"]
+        path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+        while api.ask("GET", path).status != 200:
+            assert time.monotonic() < until, f"{path} is not served"
+            time.sleep(0.1)
 
 
 def of(server: K8sServer) -> Api:

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.emulators.k8s_rules import Object, Refused, Resource, bad_request
-from tests.emulators.k8s_state import How, Query, expired, news
+from tests.emulators.k8s_state import How, Query, expired, invalid_options, news
 
 BODY_MAX = 3 << 20
 GZIP_FROM = 128 << 10
@@ -175,10 +175,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.api.allow(self.user, target.verb, asked, target.namespace, target.name)
         resource = target.resource
         if resource is None or (target.namespace and not resource.namespaced):
+            if not group:
+                raise Refused(404, "NotFound", "the server could not find the requested resource", {})
             raise Refused(404, "", "404 page not found", text=True)
-        if resource.namespaced and not target.namespace and target.verb not in {"list", "watch"}:
-            raise Refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-        if target.verb == "deletecollection" or (target.verb == "create" and target.name):
+        homeless = resource.namespaced and not target.namespace and target.verb not in {"list", "watch"}
+        misplaced = (target.verb == "create") == bool(target.name) and target.verb in {"create", "update", "patch"}
+        if homeless or misplaced or target.verb == "deletecollection":
             raise Refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
         self._check_accept()
         if self.api.before is not None:
@@ -275,19 +277,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _dry(self) -> bool:
         dry = self.query.get("dryRun", "")
         if dry not in {"", "All"}:
-            raise Refused(422, "Invalid", 'dryRun: Unsupported value: supported values: "All"')
+            kind = {"POST": "Create", "DELETE": "Delete", "PATCH": "Patch"}.get(self.command, "Update") + "Options"
+            raise invalid_options("dryRun", "supported values: All", "FieldValueNotSupported", kind)
         return bool(dry)
 
     # -- watches ----------------------------------------------------------------------------------------------
 
     def _watch(self, resource: Resource, target: Target) -> None:
         state, query = self.api.state, self._query(resource, target)
-        asked = state.number(query.version)
-        timeout_s = float(self.query.get("timeoutSeconds") or 0) or 3600.0
+        if query.version and not query.version.isdecimal():
+            raise Refused(500, "", f'strconv.ParseUint: parsing "{query.version}": invalid syntax')
+        asked, initial = int(query.version or 0), self._initial(query)
+        timeout_s = min(float(self.query.get("timeoutSeconds") or 0) or 3600.0, self.api.watch_max_s)
         bookmarks = self.query.get("allowWatchBookmarks", "false") not in {"", "0", "false"}
         with state.changed:
             watch = Watch(query, asked or state.revision, bookmarks)
-            first = state.at(resource, state.revision) if not asked else []
+            first = state.at(resource, state.revision) if initial or (initial is None and not asked) else []
+            watch.revision = state.revision if initial else watch.revision
             if asked and asked < state.compacted:
                 watch.over = "expire"
             self.api.watches.append(watch)
@@ -298,9 +304,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             for stored in first:
                 if query.wanted(stored.item):
                     self._tell({"type": "ADDED", "object": stored.item})
+            if initial and bookmarks:
+                self._tell({"type": "BOOKMARK", "object": self._bookmark(watch, {"k8s.io/initial-events-end": "true"})})
             self._follow(watch, time.monotonic() + timeout_s)
         finally:
             self.api.watches.remove(watch)
+
+    def _initial(self, query: Query) -> bool | None:
+        """Source: "API concepts", Streaming lists."""
+        given = self.query.get("sendInitialEvents")
+        if given is None and query.match:
+            raise invalid_options("resourceVersionMatch", "is forbidden for watch unless sendInitialEvents is provided")
+        if given is not None and query.match != "NotOlderThan":
+            raise invalid_options("resourceVersionMatch", "must be NotOlderThan for sendInitialEvents")
+        return None if given is None else given not in {"", "0", "false"}
 
     def _follow(self, watch: Watch, until: float) -> None:
         state, next_bookmark = self.api.state, time.monotonic() + self.api.bookmark_every_s
@@ -318,7 +335,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 watch.bookmark = False
             for event in news(watch.query, found if over != "expire" else []):
                 self._tell(event)
-            if watch.bookmarks and (due or now >= until):
+            if watch.bookmarks and due:
                 self._tell({"type": "BOOKMARK", "object": self._bookmark(watch)})
                 next_bookmark = now + self.api.bookmark_every_s
             if over == "cut":
@@ -331,9 +348,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.flush()
                 return
 
-    def _bookmark(self, watch: Watch) -> Object:
+    def _bookmark(self, watch: Watch, annotations: dict[str, str] | None = None) -> Object:
         resource = watch.query.resource
-        metadata = {"resourceVersion": str(watch.revision), "creationTimestamp": None}
+        metadata: Object = {"resourceVersion": str(watch.revision)}
+        if annotations:
+            metadata["annotations"] = annotations
         return {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
 
     def _tell(self, event: Object) -> None:

@@ -341,7 +341,7 @@ def _string_causes(value: str, schema: Object, where: str) -> Iterator[Cause]:
         yield too_long(where, schema["maxLength"])
     form = schema.get("format")
     if (form == "byte" and not _is_base64(value)) or (form == "date-time" and not _is_time(value)):
-        yield wrong(where, value, f"{where} in body must be of type {form}: {value!r}")
+        yield Cause(where, "FieldValueTypeInvalid", f"{where} in body must be of type {form}: {value!r}")
 
 
 def of_type(where: str, value: Any, kind: str) -> Cause:

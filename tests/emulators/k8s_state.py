@@ -57,6 +57,8 @@ CRDS = Resource(
     short=("crd", "crds"),
 )
 KOPS = "kops.k8s.io"
+APPROVED = "api-approved.kubernetes.io"
+"""An annotation without which no definition of a group below k8s.io is taken; kops's own files lack it."""
 STORED_MAX = 3 << 19
 """etcd's default limit of one request, bytes (1.5 MiB)."""
 MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
@@ -71,7 +73,7 @@ def _definition(kind: str, spec: Object, short: str = "") -> Object:
     return {
         "apiVersion": CRDS.api_version,
         "kind": CRDS.kind,
-        "metadata": {"name": f"{plural}.{KOPS}"},
+        "metadata": {"name": f"{plural}.{KOPS}", "annotations": {APPROVED: "unapproved, for tests"}},
         "spec": {
             "group": KOPS,
             "names": {**names, **({"shortNames": [short]} if short else {})},
@@ -240,6 +242,8 @@ class State:
             found = [stored for stored in self.at(query.resource, revision) if "/".join(stored.place) >= start]
         found = [stored for stored in found if query.wanted(stored.item)]
         metadata: Object = {"resourceVersion": str(revision)}
+        if query.resource.schema is not None:
+            metadata["continue"] = ""  # the real one says so of custom resources, and of these only
         shown = found[: query.limit] if query.limit else found
         if len(shown) < len(found):
             metadata["continue"] = _token(revision, "/".join(shown[-1].place) + "\0")
@@ -252,7 +256,9 @@ class State:
         if query.match and not query.version:
             raise invalid_options("resourceVersionMatch", "is forbidden unless resourceVersion is provided")
         if query.match not in {"", "Exact", "NotOlderThan"}:
-            raise invalid_options("resourceVersionMatch", "must be Exact or NotOlderThan")
+            raise invalid_options(
+                "resourceVersionMatch", "supported values: Exact, NotOlderThan", "FieldValueNotSupported"
+            )
         if query.match == "Exact" and query.version == "0":
             raise invalid_options("resourceVersionMatch", "Exact is forbidden for resourceVersion 0")
         if query.token:
@@ -348,7 +354,9 @@ class State:
                 has = old.item["metadata"][where]
                 if wanted.get(where) not in {None, has}:
                     why = f"{precondition} in precondition: {wanted[where]}, {precondition} in object meta: {has}"
-                    raise conflict(resource, name, f"Precondition failed: {why}")
+                    refused = conflict(resource, name, f"Precondition failed: {why}")
+                    refused.details = resource.details(name) | {"kind": resource.kind}
+                    raise refused
             if resource is NAMESPACES:
                 return self._delete_namespace(old, dry=dry)
             if old.item["metadata"].get("finalizers"):
@@ -391,6 +399,10 @@ class State:
         version, kind = body.get("apiVersion"), body.get("kind")
         if resource.schema is not None and not kind:
             raise bad_request("Object 'Kind' is missing in the request")
+        if resource.schema is not None and version == resource.api_version and kind != resource.kind:
+            other = Resource(resource.group, resource.version, resource.plural, kind)
+            name = (body.get("metadata") or {}).get("name", "")
+            raise invalid(other, name, [wrong("kind", kind, f"must be {resource.kind}")])
         if version not in {None, "", resource.api_version} or kind not in {None, "", resource.kind}:
             raise bad_request(
                 f"the API version in the data ({version}, {kind}) does not match the expected API version "
@@ -440,6 +452,11 @@ class State:
             spec = item["spec"]
             if item["metadata"]["name"] != f"{spec['names']['plural']}.{spec['group']}":
                 causes.append(wrong("metadata.name", item["metadata"]["name"], "must be spec.names.plural.spec.group"))
+            approval = item["metadata"].get("annotations", {}).get(APPROVED, "")
+            if spec["group"].endswith((".k8s.io", ".kubernetes.io")) and not approval.startswith(
+                ("https:", "unapproved")
+            ):
+                causes.append(required(f"metadata.annotations[{APPROVED}]", "protected groups must have approval"))
         if causes:
             raise invalid(resource, item["metadata"]["name"], causes)
 
@@ -448,8 +465,9 @@ class State:
         name, has = metadata["name"], old.item["metadata"]
         version = metadata.get("resourceVersion", "")
         if not version and (resource.schema is not None or resource is CRDS):
-            cause = wrong("metadata.resourceVersion", 0, "must be specified for an update")
-            raise invalid(resource, name, [cause])
+            refused = invalid(resource, name, [wrong("metadata.resourceVersion", 0, "must be specified for an update")])
+            refused.details = {**(refused.details or {}), "kind": resource.plural}
+            raise refused
         if metadata.get("uid", has["uid"]) != has["uid"]:
             why = f"UID in precondition: {metadata['uid']}, UID in object meta: {has['uid']}"
             raise conflict(resource, name, f"Precondition failed: {why}")
@@ -459,9 +477,6 @@ class State:
     def _replace(self, resource: Resource, old: Stored, item: Object, how: How) -> Stored:
         has, metadata = old.item["metadata"], item["metadata"]
         for name in ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"):
-            if name == "creationTimestamp" and metadata.get(name, has[name]) != has[name]:
-                cause = wrong("metadata.creationTimestamp", metadata[name], "field is immutable")
-                raise invalid(resource, has["name"], [cause])
             metadata.pop(name, None)
             if name in has:
                 metadata[name] = has[name]
@@ -476,14 +491,15 @@ class State:
             metadata["generation"] = has["generation"] + 1
         if has.get("deletionTimestamp") and not metadata.get("finalizers") and resource is not NAMESPACES:
             self._commit(resource, old, None, how)
-            return old
+            return Stored(item, old.revision, _encoded(item))
         return self._commit(resource, old, item, how)
 
     def _commit(self, resource: Resource, old: Stored | None, item: Object | None, how: How) -> Stored:
         revision = self.revision + (not how.dry)
         whole = item if item is not None else copy.deepcopy(old.item if old else {})
         metadata = whole["metadata"]
-        metadata["resourceVersion"] = str(revision) if not (how.dry and old is None) else ""
+        if not how.dry or old is not None:
+            metadata["resourceVersion"] = str(revision)
         if item is not None:
             field_set = {name: {} for name in sorted(f"f:{name}" for name in whole if name != "metadata")}
             operation = {"manager": how.manager, "operation": "Update", "apiVersion": resource.api_version}
@@ -494,7 +510,7 @@ class State:
                 yes = {"status": "True", "reason": "", "lastTransitionTime": metadata["creationTimestamp"]}
                 kinds = ("NamesAccepted", "Established")
                 whole["status"] = {"conditions": [{"type": kind, **yes} for kind in kinds]}
-        encoded = json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode()
+        encoded = _encoded(whole)
         if len(encoded) > STORED_MAX:
             raise Refused(500, "", "etcdserver: request is too large")
         stored = Stored(whole, revision, encoded)
@@ -521,6 +537,10 @@ class State:
             self.compacted = self.revision
 
 
+def _encoded(item: Object) -> bytes:
+    return json.dumps(item, separators=(",", ":"), ensure_ascii=False).encode()
+
+
 def merged(old: Any, patch: Any) -> Any:
     """RFC 7396."""
     if not isinstance(patch, dict):
@@ -538,9 +558,8 @@ def expired(message: str, metadata: Object | None = None) -> Refused:
     return Refused(410, "Expired", message, metadata=metadata)
 
 
-def invalid_options(where: str, why: str) -> Refused:
-    options = Resource("meta.k8s.io", "v1", "ListOptions", "ListOptions")
-    return invalid(options, "", [Cause(where, "FieldValueForbidden", f"Forbidden: {where} {why}")])
+def invalid_options(where: str, why: str, reason: str = "FieldValueForbidden", kind: str = "ListOptions") -> Refused:
+    return invalid(Resource("meta.k8s.io", "v1", kind, kind), "", [Cause(where, reason, f"{where} {why}")])
 
 
 def _token(revision: int, start: str) -> str:

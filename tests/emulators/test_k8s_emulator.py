@@ -28,7 +28,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from tests.emulators.k8s import Fault, K8sServer, all_but, only
-from tests.emulators.k8s_asking import CORE, ELSEWHERE, KOPS, Api, elsewhere, of
+from tests.emulators.k8s_asking import CORE, ELSEWHERE, KOPS, Api, define, elsewhere, of
 from tests.emulators.k8s_state import KOPS_CRDS
 
 ETCD = os.environ.get("KOPSFS_TEST_ETCD", "")
@@ -119,10 +119,7 @@ def test_versions_rise_over_all_kinds(place: Place) -> None:
     """Source: "API concepts", Resource versions: one etcd revision for all; clients compare for equality only."""
     cluster = {"apiVersion": "kops.k8s.io/v1alpha2", "kind": "Cluster", "metadata": {"name": "a.b"}, "spec": {}}
     first = place.create("one")
-    if ELSEWHERE and isinstance(place.compact, type(None) | type(_compact_etcd)):
-        for definition in KOPS_CRDS:
-            place.api.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
-        _until(lambda: place.api.ask("GET", KOPS + "/clusters").status == 200)
+    define(place.api, *KOPS_CRDS)
     second = place.api.ask("POST", f"{KOPS}/namespaces/{place.namespace}/clusters", cluster).version
     third = place.create("two")
     listed = place.api.ask("GET", place.secrets).version
@@ -171,7 +168,7 @@ def test_order_is_that_of_the_bytes_of_namespace_and_name(place: Place) -> None:
 
 
 def test_after_a_compaction_a_listing_can_only_go_on_inconsistently(place: Place) -> None:
-    """Source: "API concepts", 410 Gone with a fresh continue token."""
+    """Source: "API concepts", 410 Gone with a fresh continue token; a server may still know the version (1.36 does)."""
     if place.compact is None:
         pytest.skip("KOPSFS_TEST_ETCD says not where to compact")
     for name in "abcd":
@@ -180,6 +177,9 @@ def test_after_a_compaction_a_listing_can_only_go_on_inconsistently(place: Place
     place.create("c1")
     place.compact()
     refused = place.api.ask("GET", f"{place.secrets}?limit=2&continue={token}")
+    if refused.status == 200 and place.compact is _compact_etcd:
+        assert _names(refused.json) == ["c", "d"]
+        return
     assert (refused.status, refused.json["reason"]) == (410, "Expired")
     token = quote(refused.json["metadata"]["continue"])
     rest = place.api.ask("GET", f"{place.secrets}?limit=9&continue={token}").json
@@ -275,22 +275,23 @@ def test_a_watch_of_a_version_that_is_forgotten_ends_with_410(place: Place) -> N
     """Either as the answer's status or as its one event."""
     if place.compact is None:
         pytest.skip("KOPSFS_TEST_ETCD says not where to compact")
-    place.create("a")
+    define(place.api, *KOPS_CRDS)
     place.compact()
-    said = place.api.ask("GET", f"{place.secrets}?watch=true&resourceVersion=1&timeoutSeconds=5")
+    said = place.api.ask("GET", f"{KOPS}/clusters?watch=true&resourceVersion=1&timeoutSeconds=5")
     status = said.json if said.status == 410 else json.loads(said.body.splitlines()[0])["object"]
     assert (status["code"], status["reason"]) == (410, "Expired")
 
 
-def test_a_watch_ends_with_a_bookmark_for_whom_wants_them(place: Place) -> None:
-    """Source: "API concepts", Watch bookmarks: kind, apiVersion and a version, nothing else."""
+def test_a_watch_may_begin_with_a_listing_whose_end_a_bookmark_tells(place: Place) -> None:
+    """Source: "API concepts", Streaming lists, Watch bookmarks: kind, apiVersion and a version, nothing else."""
     version = place.create("a")
-    path = f"{place.secrets}?watch=true&timeoutSeconds=4&resourceVersion={version}"
-    (event,) = place.api.watch(path + "&allowWatchBookmarks=true")
-    assert event["type"] == "BOOKMARK"
-    assert event["object"]["kind"] == "Secret"
-    assert int(event["object"]["metadata"]["resourceVersion"]) >= int(version)
-    assert event["object"]["metadata"].keys() <= {"resourceVersion", "creationTimestamp"}
+    asked = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    added, bookmark = place.api.watch(f"{place.secrets}?watch=true&timeoutSeconds=1{asked}")
+    assert (added["type"], added["object"]["metadata"]["resourceVersion"]) == ("ADDED", version)
+    metadata = bookmark["object"].pop("metadata")
+    assert bookmark == {"type": "BOOKMARK", "object": {"kind": "Secret", "apiVersion": "v1"}}
+    assert int(metadata.pop("resourceVersion")) >= int(version)
+    assert metadata == {"annotations": {"k8s.io/initial-events-end": "true"}}
 
 
 # -- knobs of the emulator ----------------------------------------------------------------------------------------
