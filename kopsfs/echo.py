@@ -139,12 +139,7 @@ class Echo:
             if change.kind == "delete":
                 self._give_up(change)
             return
-        order = {
-            "kind": change.kind,
-            "path": change.path,
-            "dir": change.inode.is_dir,
-            "size": change.inode.size,
-        }
+        order = {"kind": change.kind, "path": change.path, "dir": change.inode.is_dir}
         self._ticket = ticket
         try:
             with trio.move_on_after(ENACT_S_MAX) as timer:

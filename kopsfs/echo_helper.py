@@ -40,17 +40,23 @@ def _enact(mountpoint: str, device: int, order: dict[str, Any]) -> None:
         elif order["dir"]:
             os.mkdir(path, 0o755, dir_fd=root)
         else:
-            _write(root, path, create=order["kind"] == "create", size=order["size"])
+            _write(root, path, create=order["kind"] == "create")
     finally:
         os.close(root)
 
 
-def _write(root: int, path: str, *, create: bool, size: int) -> None:
-    """IN_CREATE or IN_MODIFY, then IN_CLOSE_WRITE; no byte is written."""
+def _write(root: int, path: str, *, create: bool) -> None:
+    """IN_CREATE or IN_MODIFY, then IN_CLOSE_WRITE; no byte is written.
+
+    While a truncation is under way the kernel takes over no other size (fs/fuse/dir.c, FUSE_I_SIZE_UNSTABLE): a reader
+    beside it would read the present version up to the end of the one before. So the present size is asked for first;
+    it stays, because what is open is not changed in place.
+    """
     flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     fd = os.open(path, flags, 0o644, dir_fd=root)
     try:
         if not create:
+            size = os.fstat(fd).st_size
             with contextlib.suppress(PermissionError):
                 os.ftruncate(fd, size)
     finally:
