@@ -164,9 +164,9 @@ class TestSection04:
             assert (mount / "c1/f").exists()
             s3.put("c1/f", b"x" * number)
             s3.put(f"c1/new{number}", b"new")
-            with within(0.5 + 1.0, "a change elsewhere"):
-                until(lambda: (mount / "c1/f").read_bytes() == b"x" * number, budget_s=3)
-                until(lambda: f"new{number}" in os.listdir(mount / "c1"), budget_s=3)
+            with within(0.5, "a change elsewhere"):
+                until(lambda: (mount / "c1/f").read_bytes() == b"x" * number)
+                until(lambda: f"new{number}" in os.listdir(mount / "c1"))
             assert (mount / "c1/f").stat().st_size == number
 
     def test_what_this_mount_did_is_seen_at_once(self, s3: S3Remote, mounted: MakeMount) -> None:
@@ -210,15 +210,18 @@ class TestSection06:
     def test_every_call_ends_within_its_budget(self, s3: S3Remote, mounted: MakeMount) -> None:
         s3.put("cached", b"here")
         s3.put("other", b"x")
-        mount = mounted(s3, "--prefetch=none", "--request-budget=2", "--max-staleness=0.1", expect=("store is down",))
-        assert (mount / "cached").read_bytes() == b"here"
+        options = ("--prefetch=none", "--max-staleness=0.1")
+        patient = mounted(s3, *options, "--request-budget=60", name="patient", expect=("store is down",))
+        hasty = mounted(s3, *options, "--request-budget=2", name="hasty", expect=("store is down",))
+        assert (patient / "cached").read_bytes() == (hasty / "cached").read_bytes() == b"here"
         s3.server.fault("hang", count=-1)
-        with within(1.0 + 0.7, "what is cached"):
-            assert (mount / "cached").read_bytes() == b"here"
-        with within(0.3, "what is cached, again"):
-            assert (mount / "cached").read_bytes() == b"here"
-        with within(2 + 1, "what is not"), pytest.raises(OSError, match=r"timed out|Input/output"):
-            (mount / "other").read_bytes()
+        with within(1.0, "what is cached"):
+            assert (patient / "cached").read_bytes() == b"here"
+        with within(1.0, "what is cached, again and again: one wait serves them all"):
+            for _ in range(40):
+                assert (patient / "cached").read_bytes() == b"here"
+        with within(2, "what is not"), pytest.raises(OSError, match=r"timed out|Input/output"):
+            (hasty / "other").read_bytes()
         s3.server.set(clear_faults=True, drop_connections=True)
 
 
@@ -230,7 +233,7 @@ class TestSection07:
         s3.put("c1/log", b"one\n")
         mount = mounted(s3, "--refresh=0.5")
         with subprocess.Popen(
-            ["timeout", "20", "tail", "-n", "+1", "-F", str(mount / "c1/log")],
+            ["timeout", "180", "tail", "-n", "+1", "-F", str(mount / "c1/log")],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         ) as tail:  # fmt: skip
             assert tail.stdout is not None

@@ -19,12 +19,17 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 THREADS = 4
 NAMES = 6
+AT_WORK = 8
+"""Operations that returned: the load has begun in earnest."""
 State = dict[str, str | None]
 
 
@@ -131,16 +136,34 @@ class Promises:
         """By thread: what it had begun and nothing promises yet, in order."""
         self.operations = 0
         self.history: list[tuple[int, State]] = []
+        self._said: IO[bytes] | None = None
 
     def load(self, directory: Path, seed: int) -> subprocess.Popen[bytes]:
-        """Begin to write below a directory; ends by itself when the daemon does not answer any more."""
+        """Have something written below a directory, and return when the load is at work.
+
+        It ends by itself when the daemon does not answer any more.
+        """
         root = Path(__file__).resolve().parents[2]
         command = [sys.executable, "-m", "tests.fuse.load", str(directory), str(seed)]
-        return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        self._said = tempfile.TemporaryFile()  # a pipe could be full before anybody reads it
+        load = subprocess.Popen(command, cwd=root, stdout=self._said, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while self._lines().count(b"end ") < AT_WORK:
+            assert load.poll() is None, f"the load ended with {load.returncode} before it had begun"
+            assert time.monotonic() < deadline, "the load does not get to work"
+            time.sleep(0.01)
+        return load
+
+    def _lines(self) -> bytes:
+        assert self._said is not None
+        return os.pread(self._said.fileno(), 1 << 26, 0)
 
     def heard(self, load: subprocess.Popen[bytes]) -> None:
-        """Take over what a load that has ended said."""
-        said, _ = load.communicate(timeout=60)
+        """Take over what a load that ends or has ended said."""
+        load.wait(120)
+        said = self._lines()
+        assert self._said is not None
+        self._said.close()
         for line in said.decode().splitlines():
             word, number, *rest = line.split(" ", 2)
             if word == "begin":

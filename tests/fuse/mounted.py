@@ -31,7 +31,11 @@ from typing import Any, Protocol, Self
 from kopsfs.mounts import mount_at
 from tests.bench.s3server import Server
 
-READY_S = 30.0
+READY_S = 120.0
+"""Until a daemon is up, or down: minutes mean that it never will be."""
+SLACK_S = 15.0
+"""What a machine with more work than CPUs adds to a promise of seconds. A test whose promise is broken takes longer still:
+for ever, or a budget it has set to a minute."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -211,12 +215,12 @@ class Mount:
         if process is not None:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(READY_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
                 self.detach()
-                raise AssertionError(f"the daemon did not end within 20 s of SIGTERM:\n{self.log}") from None
+                raise AssertionError(f"the daemon did not end within {READY_S} s of SIGTERM:\n{self.log}") from None
             finally:
                 self.detach()
         self.detach()
@@ -257,7 +261,7 @@ class Mount:
 
     # --- the program -----------------------------------------------------------------------------------------------
 
-    def run(self, *words: str, budget_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, budget_s: float = 180.0) -> subprocess.CompletedProcess[str]:
         """Run `kopsfs WORDS`."""
         return subprocess.run(
             [*self.before, self.python, "-m", "kopsfs", *words],
@@ -296,8 +300,8 @@ class Mount:
         assert status["health"] != "unhealthy", self.log
 
 
-def until(holds: Callable[[], object], what: str = "", budget_s: float = 15.0) -> None:
-    """Wait for something nobody announces; fails after the budget."""
+def until(holds: Callable[[], object], what: str = "", budget_s: float = 90.0) -> None:
+    """Wait for something nobody announces; fails after the budget, which is for a machine that is busy."""
     deadline = time.monotonic() + budget_s
     while not holds():
         assert time.monotonic() < deadline, f"not within {budget_s} s: {what or holds}"
@@ -306,11 +310,11 @@ def until(holds: Callable[[], object], what: str = "", budget_s: float = 15.0) -
 
 @contextlib.contextmanager
 def within(budget_s: float, what: str = "it") -> Iterator[None]:
-    """Fails if the block takes longer."""
+    """Fails if the block takes longer than its budget and SLACK_S."""
     began = time.monotonic()
     yield
     took = time.monotonic() - began
-    assert took <= budget_s, f"{what} took {took:.2f} s, longer than {budget_s} s"
+    assert took <= budget_s + SLACK_S, f"{what} took {took:.2f} s, promised are {budget_s} s"
 
 
 def freeze(process: int) -> None:

@@ -163,7 +163,8 @@ CASES = [
 def test_a_save_on_an_old_version_is_a_conflict(way: str, seen: bool, remote: Remote, mounted: MakeMount) -> None:
     """`seen`: the mount has taken the other version over before the save, so that its own belief is no help."""
     remote.put("c1/f", BEFORE)
-    mount = mounted(remote, "--max-staleness=0.2", "--refresh=0.2", expect=(CONFLICT,))
+    # However long a program takes between closing its temporary file and renaming it.
+    mount = mounted(remote, "--max-staleness=0.2", "--refresh=0.2", "--upload-delay=1m", expect=(CONFLICT,))
     path = mount / "c1/f"
 
     def meanwhile() -> None:

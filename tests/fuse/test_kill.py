@@ -22,8 +22,8 @@ from kopsfs.fs.journal_rows import connect, prepare
 from kopsfs.fs.spool import Generation
 from kopsfs.store.driver import ABSENT, Version
 from tests.fuse.conftest import MakeMount
-from tests.fuse.load import Promises
-from tests.fuse.mounted import Mount, Remote, S3Remote, until, within
+from tests.fuse.load import AT_WORK, Promises
+from tests.fuse.mounted import READY_S, Mount, Remote, S3Remote, until, within
 
 pytestmark = pytest.mark.fuse
 
@@ -42,7 +42,7 @@ def kill_rounds(remote: S3Remote, mounted: MakeMount, rounds: int, seed: int) ->
         if number % 4 == 3:
             remote.server.fault("lost", count=5, verb="put,delete", skip=choose.randrange(20))
         load = promises.load(mount.path, seed * 1000 + number)
-        time.sleep(choose.uniform(0.2, 1.2))  # the moment
+        time.sleep(choose.uniform(0.0, 0.7))  # the moment
         mount.kill()
         promises.heard(load)
         remote.server.set(delay=0.0, clear_faults=True)
@@ -51,7 +51,7 @@ def kill_rounds(remote: S3Remote, mounted: MakeMount, rounds: int, seed: int) ->
         promises.check(stored(remote))
         assert mount.asked("conflicts", action="list") == []
         mount.healthy()
-    assert promises.operations > 5 * rounds, "the load did too little to show anything"
+    assert promises.operations >= AT_WORK * rounds, "the load did too little to show anything"
 
 
 def test_what_close_promised_survives_a_kill_at_any_moment(s3: S3Remote, mounted: MakeMount) -> None:
@@ -68,7 +68,7 @@ def test_a_load_that_is_let_go_reaches_the_store(remote: Remote, mounted: MakeMo
     promises = Promises()
     mount = mounted(remote)
     load = promises.load(mount.path, 3)
-    time.sleep(1)
+    time.sleep(0.5)
     load.kill()
     promises.heard(load)
     assert mount.umount() == 0
@@ -79,7 +79,7 @@ def test_a_load_that_is_let_go_reaches_the_store(remote: Remote, mounted: MakeMo
             promises.state.pop(name, None)
     promises.doubt.clear()
     promises.check(found)
-    assert promises.operations > 20
+    assert promises.operations >= AT_WORK
 
 
 def test_large_bytes_that_two_names_share_survive_a_kill(s3: S3Remote, mounted: MakeMount) -> None:
@@ -176,7 +176,7 @@ for t in threads: t.join()
 def test_a_thousand_stuck_opens_do_not_freeze_what_is_cached(s3: S3Remote, mounted: MakeMount) -> None:
     count = 1000
     s3.server.load(s3.bucket, {"cached": b"here"} | {f"stuck/f{n}": b"x" for n in range(count)})
-    mount = mounted(s3, "--prefetch=none", "--request-budget=6")
+    mount = mounted(s3, "--prefetch=none", "--request-budget=60")
     assert (mount / "cached").read_bytes() == b"here"
     assert len(os.listdir(mount / "stuck")) == count
     s3.server.fault("hang", count=-1, key="stuck/")
@@ -186,18 +186,15 @@ def test_a_thousand_stuck_opens_do_not_freeze_what_is_cached(s3: S3Remote, mount
     assert openers.stdout is not None
     assert openers.stdout.readline() == "all\n"
     try:
-        slowest = 0.0
-        for _ in range(20):
-            began = time.monotonic()
-            assert (mount / "cached").read_bytes() == b"here"
-            os.statvfs(mount.path)
-            (mount / "written").write_text("x")
-            slowest = max(slowest, time.monotonic() - began)
         # Promise 6: where an open must revalidate, it waits for --revalidate-budget at most.
-        assert slowest < 1.5, slowest
-        with within(12, "the end of opens that hang"):
-            openers.wait(30)
+        for _ in range(20):
+            with within(1.0, "what is cached"):
+                assert (mount / "cached").read_bytes() == b"here"
+                os.statvfs(mount.path)
+                (mount / "written").write_text("x")
+        assert openers.poll() is None, "nothing was stuck meanwhile: the test shows nothing"
         s3.server.set(clear_faults=True, drop_connections=True)
+        openers.wait(READY_S)
         assert mount.flush() == 0
     finally:
         openers.kill()

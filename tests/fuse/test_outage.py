@@ -26,8 +26,8 @@ FILES = {
     **{f"c1/instancegroup/g{n}": b"minSize: %d\n" % n for n in range(12)},
     **{f"c1/manifests/m{n}.yaml": bytes([65 + n]) * 5000 for n in range(12)},
 }
-BUDGET_S = 1.0 + 1.0
-"""--revalidate-budget and what a busy machine may add."""
+BUDGET_S = 1.0
+"""--revalidate-budget; who waits for the store instead waits for --request-budget, which is a minute here."""
 DOWN = ("store is down", "finding c[12]/")
 
 OUTAGES: dict[str, Callable[[S3Remote], object]] = {
@@ -73,7 +73,7 @@ def look(mount: Mount) -> Mount:
 def cached(s3: S3Remote, mounted: MakeMount) -> Mount:
     for name, data in FILES.items():
         s3.put(name, data)
-    mount = mounted(s3, "--max-staleness=0.2", "--refresh=0.5", "--request-budget=4", expect=DOWN)
+    mount = mounted(s3, "--max-staleness=0.2", "--refresh=0.5", "--request-budget=60", expect=DOWN)
     look(mount)
     return mount
 
@@ -100,15 +100,15 @@ def test_a_minute_without_the_store_then_lies_then_503(cached: Mount, s3: S3Remo
         while time.monotonic() < end:
             look(cached)
         heal(s3)
-        until(lambda: s3.get("c1/edited") == f"{outage}\n".encode(), "the edit", 60)
+        until(lambda: s3.get("c1/edited") == f"{outage}\n".encode(), "the edit")
     cached.healthy()
 
 
 def vim_saves(mount: Mount, text: str) -> None:
     needs("vim")
     words = ["-u", "NONE", "-n", "-es", "+set nofsync", f"+call setline(1, '{text}')", "+wq", str(mount / "c1/edited")]
-    with within(10, "a save in vim"):
-        assert subprocess.run(["vim", *words], stdin=subprocess.DEVNULL, check=False, timeout=30).returncode == 0
+    with within(10 * BUDGET_S, "a save in vim"):
+        assert subprocess.run(["vim", *words], stdin=subprocess.DEVNULL, check=False, timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize("outage", ["refuses connections", "hangs", "says 503"])
@@ -125,7 +125,7 @@ def test_a_save_works_and_arrives_afterwards(outage: str, cached: Mount, s3: S3R
         assert (cached / "c1/edited").read_bytes() == b"offline\n"
         assert (cached / "c1/instancegroup/g3").read_bytes() == b"minSize: 33\n"
     heal(s3)
-    until(lambda: "c1/edited" in s3.keys() and s3.get("c1/edited") == b"offline\n", "the edit in the store", 30)
+    until(lambda: "c1/edited" in s3.keys() and s3.get("c1/edited") == b"offline\n", "the edit in the store")
     assert cached.flush() == 0
     assert s3.get("c1/instancegroup/g3") == b"minSize: 33\n"
     names = {key for key in s3.keys() if key.startswith("c1/instancegroup/")}
@@ -143,12 +143,12 @@ def test_status_says_stale_and_since_when(cached: Mount, s3: S3Remote) -> None:
     assert status["last_error"]
     assert "stale" in cached.run("status", str(cached.path)).stdout
     heal(s3)
-    until(lambda: look(cached).status()["health"] == "ok", "status to notice that all is well", 30)
+    until(lambda: look(cached).status()["health"] == "ok", "status to notice that all is well")
 
 
 def test_with_staleness_0_the_truth_or_an_error(s3: S3Remote, mounted: MakeMount) -> None:
     s3.put("a", b"1")
-    mount = mounted(s3, "--max-staleness=0", expect=DOWN)
+    mount = mounted(s3, "--max-staleness=0", "--request-budget=60", expect=DOWN)
     assert (mount / "a").read_bytes() == b"1"
     s3.server.down()
     for _ in range(3):
@@ -161,11 +161,11 @@ def test_what_was_never_read_is_an_error_within_its_budget_never_enoent(s3: S3Re
     mount = mounted(s3, "--prefetch=none", "--request-budget=2", expect=DOWN)
     assert os.listdir(mount / "c1") == ["f"]
     s3.server.fault("hang", count=-1)
-    with within(2 + 1.5, "a read of what is not cached"), pytest.raises(OSError) as caught:
+    with within(2, "a read of what is not cached"), pytest.raises(OSError) as caught:
         (mount / "c1/f").read_bytes()
     assert caught.value.errno in {errno.EIO, errno.ETIMEDOUT}
     s3.server.down()
-    with within(2 + 1.5), pytest.raises(OSError) as caught:
+    with within(2), pytest.raises(OSError) as caught:
         (mount / "c1/f").read_bytes()
     assert caught.value.errno in {errno.EIO, errno.ETIMEDOUT}
     heal(s3)
@@ -177,7 +177,7 @@ def test_what_was_never_read_is_an_error_within_its_budget_never_enoent(s3: S3Re
             assert error.errno in {errno.EIO, errno.ETIMEDOUT}
             return False
 
-    until(reads, "the file to be readable again", 30)
+    until(reads, "the file to be readable again")
 
 
 def test_fsync_says_etimedout_at_once_while_the_store_is_down(cached: Mount, s3: S3Remote) -> None:
@@ -185,7 +185,7 @@ def test_fsync_says_etimedout_at_once_while_the_store_is_down(cached: Mount, s3:
     until(lambda: look(cached).status()["health"] == "down", "the store to be known as down")
     with (cached / "c1/new").open("wb", buffering=0) as file:
         file.write(b"x")
-        with within(1.0, "fsync"), pytest.raises(OSError, match="timed out"):
+        with within(BUDGET_S, "fsync"), pytest.raises(OSError, match="timed out"):
             os.fsync(file.fileno())
     heal(s3)
     assert cached.flush() == 0
@@ -196,12 +196,12 @@ def test_a_warm_mount_answers_while_the_store_is_away(cached: Mount, s3: S3Remot
     """Also after a restart: a node boots when the store is down."""
     assert cached.umount() == 0
     s3.server.down()
-    with within(5, "a mount without the store"):
+    with within(BUDGET_S, "a mount without the store"):
         cached.start()
     look(cached)
     heal(s3)
     s3.put("c1/config", b"kind: Cluster # later\n")
-    until(lambda: (cached / "c1/config").read_bytes() == b"kind: Cluster # later\n", "what changed", 30)
+    until(lambda: (cached / "c1/config").read_bytes() == b"kind: Cluster # later\n", "what changed")
 
 
 def test_a_deletion_elsewhere_is_believed_when_the_store_confirms_it(cached: Mount, s3: S3Remote) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuse.forgetful import Disk
-from tests.fuse.load import Promises
+from tests.fuse.load import AT_WORK, Promises
 from tests.fuse.mounted import ROOT, Mount, S3Remote
 
 pytestmark = pytest.mark.fuse
@@ -52,7 +52,7 @@ def rounds(s3: S3Remote, mount: Mount, disk: Disk, count: int, seed: int) -> Pro
             if choose.random() < 0.5:
                 s3.server.fault("status", count=-1, verb="put,delete", status=503)  # nothing but the disk has it
             load = promises.load(mount.path, seed * 1000 + number)
-            time.sleep(choose.uniform(0.3, 1.0))  # the moment
+            time.sleep(choose.uniform(0.0, 0.7))  # the moment
             mount.kill()
             disk.cut()
             promises.heard(load)
@@ -84,7 +84,7 @@ def state_on(disk: Disk, s3: S3Remote, tmp_path: Path) -> Mount:
 
 def test_what_close_promised_survives_a_power_cut(s3: S3Remote, tmp_path: Path, disk: Disk) -> None:
     promises = rounds(s3, state_on(disk, s3, tmp_path), disk, 3, seed=1)
-    assert promises.operations > 20
+    assert promises.operations >= 3 * AT_WORK
 
 
 @pytest.mark.slow
@@ -100,14 +100,18 @@ def without(mount: Mount, **words: str) -> Mount:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_every_fsync_is_needed(place: str, s3: S3Remote, tmp_path: Path, disk: Disk) -> None:
-    """Without this one, something that was promised is lost: the test above can fail."""
+    """Without this one, something that was promised is lost, mostly at the first cut: the test above can fail."""
     with pytest.raises(Lost):
-        rounds(s3, without(state_on(disk, s3, tmp_path), KOPSFS_TEST_NO_SYNC=place), disk, 6, seed=3)
+        rounds(s3, without(state_on(disk, s3, tmp_path), KOPSFS_TEST_NO_SYNC=place), disk, 40, seed=3)
 
 
 def test_every_fsync_is_known(s3: S3Remote, tmp_path: Path, disk: Disk) -> None:
     noted = tmp_path / "syncs"
-    rounds(s3, without(state_on(disk, s3, tmp_path), KOPSFS_TEST_SYNCS=str(noted)), disk, 1, seed=4)
+    mount = without(state_on(disk, s3, tmp_path), KOPSFS_TEST_SYNCS=str(noted))
+    with mount:
+        (mount / "large").write_bytes(bytes(200_000))  # the load writes one sooner or later only
+    s3.delete("large")
+    rounds(s3, mount, disk, 1, seed=4)
     ours = {place for place in noted.read_text().splitlines() if place != "cache.db"}
     assert ours == set(PLACES)
 

@@ -71,7 +71,7 @@ def test_the_background_mount_returns_when_ls_answers(s3: S3Remote, tmp_path: Pa
     mount = Mount(s3, tmp_path)
     command = [word for word in mount.command if word != "-f"]
     try:
-        done = subprocess.run(command, env=mount.environ, capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(command, env=mount.environ, capture_output=True, text=True, check=False, timeout=180)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert os.listdir(mount.path) == ["a"]
         assert mount.run("umount", str(mount.path)).returncode == 0
@@ -98,7 +98,7 @@ def refused(mount: Mount, *words: str, **environ: str) -> tuple[int, str]:
     command[at:at] = words
     try:
         done = subprocess.run(
-            command, env=mount.environ | environ, capture_output=True, text=True, check=False, timeout=60
+            command, env=mount.environ | environ, capture_output=True, text=True, check=False, timeout=180
         )
         assert mount_at(mount.path) is None
     finally:
@@ -167,7 +167,7 @@ def test_a_mount_point_that_is_mounted_already_keeps_its_mount(
 ) -> None:
     mount = mounted(s3)
     command = [word for word in mount.command if word != "-f"]
-    done = subprocess.run(command, env=mount.environ, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, env=mount.environ, capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode == 66
     assert "mounted already" in done.stderr
     (mount / "a").write_text("still there")

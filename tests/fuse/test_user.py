@@ -55,7 +55,7 @@ def runs(python: str, environ: dict[str, str]) -> bool:
 
 def do(mount: Mount, script: str) -> subprocess.CompletedProcess[str]:
     command = [*NOBODY, "bash", "-ec", script]
-    return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=180)
 
 
 def test_a_user_mounts_edits_and_unmounts(theirs: Mount, s3: S3Remote) -> None:
