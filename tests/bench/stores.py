@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,12 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import trio
+
+from kopsfs.store import ABSENT, Key, open_store
 from tests.bench import corpus, responder
 from tests.bench.figures import Sample
 from tests.bench.peers import PEERS, BenchError, Found
 from tests.bench.report import number
 from tests.bench.rows import GREP, lines, same
 from tests.bench.s3server import Server
+from tests.emulators.k8s import K8sServer
 
 
 class Counting(Found):
@@ -50,6 +55,51 @@ def _s3(delay_s: float) -> Iterator[Server]:
         yield server
 
 
+class _K8s:
+    """An emulated API server in this process, and who asks it."""
+
+    def __init__(self, server: K8sServer, kubeconfig: Path) -> None:
+        self._server = server
+        self.url = server.url
+        self.environment = {"KUBECONFIG": str(kubeconfig)}
+
+    def store_url(self, bucket: str) -> str:
+        del bucket
+        return "k8s://"
+
+    def requests(self) -> dict[str, int]:
+        """Give requests by verb since the last time; those that only say what kinds there are count as `other`."""
+        counted = dict(self._server.requests)
+        self._server.requests.clear()
+        return counted
+
+
+@contextmanager
+def _k8s(delay_s: float) -> Iterator[_K8s]:
+    """Nothing but the driver knows how a file lies in an API server, so it writes them."""
+    with tempfile.TemporaryDirectory() as directory, K8sServer() as server:
+        found = _K8s(server, server.kubeconfig(Path(directory) / "config"))
+        trio.run(_put_all, found, corpus.make("clusters"))
+        server.latency_s = delay_s
+        yield found
+
+
+async def _put_all(server: _K8s, objects: dict[str, bytes]) -> None:
+    store = open_store(server.store_url(""), environ=server.environment)
+    try:
+        names = list(objects)
+
+        async def put(share: list[str]) -> None:
+            for name in share:
+                await store.put(Key(name), objects[name], len(objects[name]), expected=ABSENT)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(put, names[number::8])
+    finally:
+        await store.aclose()
+
+
 def _responder(name: str) -> Callable[[float], AbstractContextManager[Counting]]:
     return lambda delay_s: responder.Running(name, delay_s=delay_s)
 
@@ -60,6 +110,7 @@ STORES = {
     "azureblob": Kind(_responder("azureblob"), 1.5),
     "swift": Kind(_responder("swift"), 2.0),
     "oss": Kind(_responder("oss"), 2.0),
+    "k8s": Kind(_k8s, 3.0, gets=0),
 }
 
 
