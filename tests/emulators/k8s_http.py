@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.emulators.k8s_rules import Object, Refused, Resource, bad_request
-from tests.emulators.k8s_state import How, Query, expired, invalid_options, news
+from tests.emulators.k8s_state import How, Query, Stored, expired, invalid_options, news
 
 BODY_MAX = 3 << 20
 GZIP_FROM = 128 << 10
@@ -29,6 +29,7 @@ GZIP_FROM = 128 << 10
 VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 PATCHES = ("application/merge-patch+json", "application/strategic-merge-patch+json")
 OPEN_TO_ALL = {"/healthz", "/livez", "/readyz", "/version"}
+OUTLINES = "meta.k8s.io/v1"
 USERS = Resource("", "v1", "users", "User", namespaced=False)
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
@@ -110,6 +111,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.path_of = unquote(parts.path).rstrip("/") or "/"
         self.target, self.user, self.body = Target(), "", b""
         self.warnings: list[str] = []
+        self.outline = False
         try:
             self._act()
         except Refused as refused:
@@ -182,7 +184,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         misplaced = (target.verb == "create") == bool(target.name) and target.verb in {"create", "update", "patch"}
         if homeless or misplaced or target.verb == "deletecollection":
             raise Refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-        self._check_accept()
+        self._read_accept()
         if self.api.before is not None:
             self.api.before(target.verb, resource.name, target.namespace, target.name)
         if target.verb == "watch":
@@ -193,14 +195,36 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._fail(fault)
         self._answer(code, answer)
 
-    def _check_accept(self) -> None:
-        accepted = [part.split(";")[0].strip() for part in self.headers.get("Accept", "*/*").split(",")]
-        if not {"*/*", "application/*", "application/json"} & set(accepted):
-            message = "only the following media types are accepted: application/json"
-            raise Refused(406, "NotAcceptable", message)
+    def _read_accept(self) -> None:
+        """Find the first form that is wanted and known. Source: "API concepts", Alternate representations, Metadata-only."""
+        wanted = {"get": ("PartialObjectMetadata",), "watch": ("PartialObjectMetadata",)}
+        wanted["list"] = ("PartialObjectMetadataList",)
+        for part in self.headers.get("Accept", "*/*").split(","):
+            kind, *given = [each.strip() for each in part.split(";")]
+            form = dict(each.split("=", 1) for each in given if "=" in each).get("as", "")
+            if kind in {"*/*", "application/*", "application/json"}:
+                if form and form not in wanted.get(self.target.verb, ()):
+                    if form.startswith("PartialObjectMetadata"):
+                        break
+                    continue
+                self.outline = bool(form)
+                return
+        raise Refused(406, "NotAcceptable", "only the following media types are accepted: application/json")
+
+    def _shown(self, stored: Stored) -> bytes:
+        """An object, or its metadata if no more is wanted."""
+        return json.dumps(_outline(stored.item)).encode() if self.outline else stored.encoded
+
+    def _listed(self, stored: Stored, resource: Resource) -> bytes:
+        """As `_shown`; in a list, objects that are no custom ones do not say what they are."""
+        if self.outline or resource.schema is not None:
+            return self._shown(stored)
+        head = f'{{"apiVersion":"{resource.api_version}","kind":"{resource.kind}",'.encode()
+        assert stored.encoded.startswith(head)
+        return b"{" + stored.encoded[len(head) :]
 
     def _get(self, resource: Resource, target: Target) -> tuple[int, bytes]:
-        return 200, self.api.state.get(resource, target.namespace, target.name).encoded
+        return 200, self._shown(self.api.state.get(resource, target.namespace, target.name))
 
     def _list(self, resource: Resource, target: Target) -> tuple[int, bytes]:
         query = self._query(resource, target)
@@ -208,8 +232,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             query.limit = min(query.limit or self.api.page_max, self.api.page_max)
         shown, metadata = self.api.state.page(query)
         head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": metadata}
+        if self.outline:
+            head |= {"kind": "PartialObjectMetadataList", "apiVersion": OUTLINES}
         encoded = json.dumps(head, separators=(",", ":")).encode()
-        return 200, encoded[:-1] + b',"items":[' + b",".join(stored.encoded for stored in shown) + b"]}"
+        return 200, encoded[:-1] + b',"items":[' + b",".join(self._listed(stored, resource) for stored in shown) + b"]}"
 
     def _query(self, resource: Resource, target: Target) -> Query:
         limit, name = self.query.get("limit", "0"), target.name
@@ -356,6 +382,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
 
     def _tell(self, event: Object) -> None:
+        if self.outline and event["type"] != "ERROR":
+            event = {**event, "object": _outline(event["object"])}
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
         self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
         self.wfile.flush()
@@ -480,6 +508,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+def _outline(item: Object) -> Object:
+    return {"kind": "PartialObjectMetadata", "apiVersion": OUTLINES, "metadata": item["metadata"]}
 
 
 def _group(name: str, versions: set[str]) -> Object:

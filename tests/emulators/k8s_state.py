@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.emulators.k8s_managed import managed
 from tests.emulators.k8s_rules import (
     OPEN,
     SECRET_FIELDS,
@@ -501,11 +502,7 @@ class State:
         if not how.dry or old is not None:
             metadata["resourceVersion"] = str(revision)
         if item is not None:
-            field_set = {name: {} for name in sorted(f"f:{name}" for name in whole if name != "metadata")}
-            operation = {"manager": how.manager, "operation": "Update", "apiVersion": resource.api_version}
-            metadata["managedFields"] = [
-                {**operation, "time": self._now(), "fieldsType": "FieldsV1", "fieldsV1": field_set}
-            ]
+            metadata["managedFields"] = managed(old.item if old else None, item, how.manager, self._now())
             if resource is CRDS:
                 yes = {"status": "True", "reason": "", "lastTransitionTime": metadata["creationTimestamp"]}
                 kinds = ("NamesAccepted", "Established")

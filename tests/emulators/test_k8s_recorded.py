@@ -185,6 +185,27 @@ CHANGED = [
     step("let it go", "PATCH", SECRETS + "/held", {"metadata": {"finalizers": None}}, **MERGE),
     step("it went", "GET", SECRETS + "/held"),
 ]
+OUTLINE = {"Accept": "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"}
+OUTLINE_OF_ONE = {"Accept": "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json"}
+UNKNOWN = {"Accept": "application/json;as=Nothing;v=v1;g=meta.k8s.io,application/json"}
+MANAGED = [
+    step("one's", "POST", SECRETS + "?fieldManager=one", secret("m", metadata={"labels": {"a": "b"}})),
+    step(
+        "two changes a label", "PATCH", SECRETS + "/m?fieldManager=two", {"metadata": {"labels": {"a": "c"}}}, **MERGE
+    ),
+    step("two removes data", "PATCH", SECRETS + "/m?fieldManager=two", {"data": None}, **MERGE),
+    step("two's again", "PATCH", SECRETS + "/m?fieldManager=two", {"metadata": {"labels": {"d": "e"}}}, **MERGE),
+    step("one takes it all", "PUT", SECRETS + "/m?fieldManager=one", secret("m", "dw==")),
+    step("named by the agent", "PUT", SECRETS + "/m", secret("m", "eA=="), User_Agent="three/1.0 (x)"),
+    step("an outline of one", "GET", SECRETS + "/m", **OUTLINE_OF_ONE),
+    step("an outline", "GET", SECRETS + "?fieldSelector=metadata.name%3Dm", **OUTLINE),
+    step("no outline of a list", "GET", SECRETS + "?fieldSelector=metadata.name%3Dm", **OUTLINE_OF_ONE),
+    step(
+        "a watch of outlines", "GET", SECRETS + "?watch=1&timeoutSeconds=1&resourceVersion={one's.rv}", **OUTLINE_OF_ONE
+    ),
+    step("one of many forms", "GET", SECRETS + "/m", **UNKNOWN),
+    step("gone", "DELETE", SECRETS + "/m"),
+]
 LISTED = [
     step("list", "GET", SECRETS),
     step("list a page", "GET", SECRETS + "?limit=2"),
@@ -316,7 +337,7 @@ OTHERS = [
     step("replace in what ends", "PUT", SECRETS + "/three.a", secret("three.a")),
     step("delete the default namespace", "DELETE", CORE + "/namespaces/default"),
 ]
-SCRIPT = [*NAMED, *CREATED, *CHANGED, *LISTED, *CUSTOM, *SHAPED, *OTHERS]
+SCRIPT = [*NAMED, *CREATED, *CHANGED, *MANAGED, *LISTED, *CUSTOM, *SHAPED, *OTHERS]
 
 
 class Player:
@@ -368,7 +389,8 @@ class Player:
             metadata = row["metadata"]
             more = {"more": bool(metadata.get("continue")), "remaining": metadata.get("remainingItemCount", 0)}
             more["metadata"] = sorted(metadata)
-            return {"kind": row["kind"], "apiVersion": row["apiVersion"], "items": names, **more}
+            kinds = sorted({item.get("kind", "") for item in row["items"]})
+            return {"kind": row["kind"], "apiVersion": row["apiVersion"], "items": names, "kinds": kinds, **more}
         if "resources" in row:
             rows = [each for each in row["resources"] if "/" not in each["name"]]
             return {"resources": {each["name"]: [each["kind"], each["namespaced"]] for each in rows}}
@@ -382,13 +404,15 @@ class Player:
             return [row["code"], row["reason"]]
         if event["type"] == "BOOKMARK":
             return [row["kind"], sorted(row), row["metadata"].get("annotations", {})]
-        return [row["metadata"]["name"], self.version(row["metadata"]["resourceVersion"])]
+        return [row["kind"], row["metadata"]["name"], self.version(row["metadata"]["resourceVersion"])]
 
     def version(self, version: str) -> str:
         return self.versions.setdefault(version, f"version {len(self.versions) + 1}")
 
     def object(self, row: Any) -> dict[str, Any]:
         metadata = {key: value for key, value in row["metadata"].items() if key != "managedFields"}
+        managers = sorted(each["manager"] for each in row["metadata"].get("managedFields", ()))
+        metadata |= {} if managers == ["unknown"] else {"managers": managers}
         for key in ("uid", "creationTimestamp", "deletionTimestamp"):
             if key in metadata:
                 metadata[key] = "set"
