@@ -59,6 +59,7 @@ def _wanted(parsed: argparse.Namespace, trees: Trees) -> tuple[Workspace, list[s
     """
     if parsed.all:
         tree = trees.find()
+        tree.ahead((), looked_into, whole=True)
         return tree, tree.clusters()
     found = [trees.locate(name) for name in parsed.clusters]
     if len({tree.name for tree, _ in found}) > 1:

@@ -94,7 +94,7 @@ class Stored:
     """A state store that this process asks itself; every method may raise StoreError.
 
     Cost: 1 LIST for a store of up to 1,000 objects, however many of its clusters are read; of a larger one 1 LIST a cluster (2 for
-    `whole`), and to find its clusters 2 more and 1 per 1,000 of them. 1 GET a file that is read, none for an empty one.
+    `whole`, where a page ends in its backups), and to find its clusters 2 more and 1 per 1,000 of them. 1 GET a file that is read, none for an empty one.
     """
 
     def __init__(self, config: Config) -> None:
@@ -193,12 +193,16 @@ class Stored:
             if token is None:
                 break
 
+        whole = self._whole
+
         async def look(name: str) -> None:
             path = f"{folder}{name}"
-            listed = await self._list_documents(path)
+            listed = await (self._list_whole if whole else self._list_documents)(path)
             if layout.CONFIG in listed:
-                kept = {below: info for below, info in listed.items() if "/" not in below or is_document(below)}
-                self._known[path] = _Cluster(kept, whole=False)
+                kept = {
+                    below: info for below, info in listed.items() if whole or "/" not in below or is_document(below)
+                }
+                self._known[path] = _Cluster(kept, whole)
                 found.extend(f"{path}/{below}".removesuffix("/") for below in ("", *_clusters_among(listed)))
             elif depth + 1 < DEPTH_MAX:
                 await self._descend(f"{path}/", depth + 1, found)

@@ -67,7 +67,8 @@ class Workspace(Protocol):
     def ahead(self, clusters: Sequence[str], wanted: Callable[[str], bool], *, whole: bool = False) -> None:
         """What is going to be read, in this order: of each cluster the files that are `wanted`; `whole`: `files` too.
 
-        Only a store that is asked over a network has use for it.
+        Said before `clusters` is asked, and without any, it keeps that from listing too little. Only a store that is asked
+        over a network has use for it.
         """
         ...
 

@@ -235,6 +235,17 @@ def test_all_clusters_of_a_large_store(s3: S3, capsys: pytest.CaptureFixture[str
     assert f"{s3.url} was asked get 181, list 71" in capsys.readouterr().err
 
 
+def test_a_check_of_a_large_store_lists_each_cluster_once(s3: S3) -> None:
+    for number in range(30):
+        s3.add(f"c{number:02}.example.com", backups(40))
+    assert s3.run("check", "--all", "--without", "network-overlap") == 0
+    assert s3.asked()["list"] == 1 + 1 + 30
+    assert max(s3.fetched().values()) == 1
+    assert s3.run("check", "--all") == 0
+    assert s3.asked()["list"] == 1 + 1 + 30
+    assert max(s3.fetched().values()) == 1
+
+
 def test_a_bucket_of_other_things_is_given_up(
     s3: S3, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
