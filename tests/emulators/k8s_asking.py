@@ -110,6 +110,19 @@ def define(api: Api, *definitions: Any) -> None:
             time.sleep(0.1)
 
 
+def sweep(api: Api) -> None:
+    """Remove what kopsfs or kops may have left, but for the namespaces, which a server without controllers keeps."""
+    paths = [f"{KOPS}/{plural}" for plural in ("clusters", "instancegroups", "keysets", "sshcredentials")]
+    for path in [*paths, f"{CORE}/secrets"]:
+        root, _, plural = path.rpartition("/")
+        for item in api.ask("GET", path).json["items"]:
+            metadata = item["metadata"]
+            if plural != "secrets" or item["type"].startswith("kopsfs.io/"):
+                assert api.ask(
+                    "DELETE", f"{root}/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}"
+                ).status in {200, 404}
+
+
 def of(server: K8sServer) -> Api:
     context = None if server.certificate is None else ssl.create_default_context(cafile=str(server.certificate))
     return Api(server.url, ADMIN_TOKEN, context)

@@ -33,7 +33,10 @@ from kopsfs.store.gcs import GcsDriver
 from kopsfs.store.memory import MemoryDriver
 from kopsfs.store.store import Store, over
 from kopsfs.store.url import Settings, open_driver, parse
+from tests.emulators import k8s_asking
 from tests.emulators.gcs import EVERYTHING
+from tests.emulators.k8s import K8sServer
+from tests.emulators.k8s_state import KOPS_CRDS
 
 AnyDriver = Driver | HttpDriver
 
@@ -162,6 +165,23 @@ def _swift(directory: Path, page_size: int, server: Any) -> Iterator[AnyDriver]:
     yield open_driver(parse(f"swift://{server.new_container()}"), settings)
 
 
+@contextlib.contextmanager
+def _k8s(directory: Path, page_size: int, server: object) -> Iterator[AnyDriver]:
+    with K8sServer() as emulator:
+        environ = {"KUBECONFIG": str(emulator.kubeconfig(directory / "kubeconfig")), "HOME": str(directory)}
+        yield open_driver(parse("k8s://"), Settings(environ=environ, page_size=page_size))
+
+
+@contextlib.contextmanager
+def _k8s_elsewhere(directory: Path, page_size: int, server: object) -> Iterator[AnyDriver]:
+    """The server that KOPSFS_TEST_KUBECONFIG names; everything a store shows is removed from it first."""
+    api = k8s_asking.elsewhere()
+    k8s_asking.define(api, *KOPS_CRDS)
+    k8s_asking.sweep(api)
+    environ = {"KUBECONFIG": k8s_asking.ELSEWHERE, "HOME": str(directory)}
+    yield open_driver(parse("k8s://"), Settings(environ=environ, page_size=page_size))
+
+
 real = pytest.mark.real
 
 HARNESSES = [
@@ -189,12 +209,15 @@ HARNESSES = [
     Harness("oss", _oss(), "oss_server", may_refuse=_no_oss_name),
     Harness("oss-v1", _oss(OSS_SIGNATURE_VERSION="v1"), "oss_server", may_refuse=_no_oss_name),
     Harness("swift", _swift, "swift", marks=(real,)),
+    Harness("k8s", _k8s, trusted_md5=True),
 ]
 """What each server proves and does not prove is measured: moto takes no newline, s3rver breaks on odd keys and writes an
 object's bytes and its ETag in place, one after the other, Azurite sorts by UTF-16, so that U+FFEE comes behind 😀."""
 
 if os.environ.get("KOPSFS_TEST_GS_EMULATOR"):
     HARNESSES.append(Harness("gs-elsewhere", _gs_elsewhere, may_refuse=_no_gs_name, trusted_md5=True, marks=(real,)))
+if k8s_asking.ELSEWHERE:
+    HARNESSES.append(Harness("k8s-elsewhere", _k8s_elsewhere, trusted_md5=True, marks=(real,)))
 
 
 class Face(Protocol):
