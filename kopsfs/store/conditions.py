@@ -17,6 +17,9 @@ A refusal proves `compared`. An acceptance is the write that was wanted, and pro
 ignored: from then on `check-then-put`. A write whose answer was lost is looked for before it is repeated.
 At most one HEAD and two deliberate refusals are spent on a bucket whose tags are quoted; one HEAD and two
 refusals more where the quoted form never matches.
+
+What was stored with nothing to protect it is read back: of two who wrote in the same instant, whoever finds the
+other's bytes has lost. What stays open is a rival's write that comes after one's look and before one's own.
 """
 
 from __future__ import annotations
@@ -101,7 +104,7 @@ class Conditions:
 
     def __init__(self, capabilities: Capabilities, memory: Memory | None = None) -> None:
         self._promised = Learnt(capabilities.create_only, capabilities.replace_if, capabilities.delete_if)
-        self._read_back = capabilities.read_back
+        self._forbids = capabilities.forbids_most
         self._memory = memory
         self.learnt = self._promised
         if memory is not None and (remembered := memory.read()) is not None:
@@ -167,7 +170,7 @@ class Conditions:
         if self.learnt.create_only == "unproven":
             match (yield from _careful(Send(ABSENT))):
                 case Seen.ACCEPTED:
-                    return Verdict.DONE
+                    return (yield from _read_back(Seen.HOLDS))
                 case Seen.UNKNOWN:
                     self.learn("create_only", "check-then-put")
                 case Seen.REFUSED:
@@ -178,7 +181,8 @@ class Conditions:
                     self.learn("create_only", "check-then-put")
                 case _:
                     return Verdict.CONFLICT
-        return (yield from (_read_back() if self._read_back else _unconditional()))
+        # A condition that several may pass (Swift, OSS) still refuses most of them.
+        return (yield from _and_read_back(Send(ABSENT if self._forbids else ANY), Seen.HOLDS))
 
     def replace(self, base: Version) -> Plan:
         """Write an object that must be at version `base`."""
@@ -190,7 +194,7 @@ class Conditions:
             match (yield from _careful(Send(ABSENT))):
                 case Seen.ACCEPTED:
                     self.learn("create_only", "check-then-put")
-                    return Verdict.DONE
+                    return (yield from _read_back())
                 case Seen.UNKNOWN:
                     self.learn("create_only", "check-then-put")
                 case Seen.REFUSED:
@@ -222,11 +226,9 @@ class Conditions:
             verdict = yield from self._learn_on_base(condition, base, gone)
             if verdict is not None:
                 return verdict
-        verdict = yield from _unconditional(gone)
-        if verdict is Verdict.DONE and condition == "replace_if" and self._read_back:
-            # Of two who wrote at once, whoever finds the other's bytes keeps his own as a conflict.
-            return Verdict.DONE if (yield Look(ours=True)) is Seen.OURS else Verdict.CONFLICT
-        return verdict
+        if condition == "replace_if":
+            return (yield from _and_read_back(Send(ANY)))
+        return (yield from _unconditional(gone))
 
     def _learn_on_base(
         self, condition: Condition, base: Version, gone: Verdict
@@ -237,7 +239,7 @@ class Conditions:
             match (yield from _careful(Send(wrong, form))):
                 case Seen.ACCEPTED:
                     self.learn(condition, "check-then-put")
-                    return Verdict.DONE
+                    return Verdict.DONE if condition == "delete_if" else (yield from _read_back())
                 case Seen.REFUSED:
                     pass
                 case Seen.UNKNOWN:
@@ -288,7 +290,7 @@ def _careful(send: Send) -> _Part:
     return seen
 
 
-def _unconditional(gone: Verdict = Verdict.CONFLICT) -> Plan:
+def _unconditional(gone: Verdict) -> Plan:
     match (yield from _careful(Send(ANY))):
         case Seen.ACCEPTED:
             return Verdict.DONE
@@ -298,15 +300,16 @@ def _unconditional(gone: Verdict = Verdict.CONFLICT) -> Plan:
             return Verdict.CONFLICT
 
 
-def _read_back() -> Plan:
-    """Create under a condition that may let several win (Swift, OSS): whose bytes stay is who won."""
-    match (yield from _careful(Send(ABSENT))):
-        case Seen.ACCEPTED:
-            # Absent again: it was there, and somebody has removed it since.
-            found = yield Look(ours=True)
-            return Verdict.DONE if found in {Seen.OURS, Seen.HOLDS} else Verdict.CONFLICT
-        case _:
-            return Verdict.CONFLICT
+def _and_read_back(send: Send, also: Seen = Seen.OURS) -> Plan:
+    """Write what nothing protects; whose bytes stay is who won."""
+    if (yield from _careful(send)) is not Seen.ACCEPTED:
+        return Verdict.CONFLICT
+    return (yield from _read_back(also))
+
+
+def _read_back(also: Seen = Seen.OURS) -> Plan:
+    """After a write: `also` is HOLDS for a creation, which was there and has been removed since."""
+    return Verdict.DONE if (yield Look(ours=True)) in {Seen.OURS, also} else Verdict.CONFLICT
 
 
 class Memory:

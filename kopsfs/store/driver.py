@@ -90,8 +90,8 @@ class Capabilities:
     create_only: Guarantee
     replace_if: Guarantee
     delete_if: Guarantee
-    read_back: bool = False
-    """Writes are check-then-put, creations under a condition that refuses most of the time, and then read back."""
+    forbids_most: bool = False
+    """Where `create_only` is check-then-put: it understands ABSENT and refuses by it, but may let several pass at once."""
     change_feed: Literal["poll", "inotify", "watch", "in process"] = "poll"
     object_size_max: int = 5 << 30
     key_bytes_max: int = 1024

@@ -139,7 +139,7 @@ class SwiftDriver:
             create_only="check-then-put",
             replace_if="check-then-put",
             delete_if="check-then-put",
-            read_back=True,
+            forbids_most=True,
             key_bytes_max=_KEY_BYTES_MAX,
             concurrency_max=settings.connections_max,
         )

@@ -190,6 +190,8 @@ class Row:
     """The argument of `start_server`, or a fixture; empty: none."""
     window: bool = False
     """It compares nothing, so that kopsfs looks first: a window of one round trip stays open."""
+    tears: bool = False
+    """It shows what is being written, and keeps what broke off (measured)."""
     real: bool = False
     """The server is a package's."""
 
@@ -212,7 +214,8 @@ RELATIVES = ("s3", "do", "scw", "hos", "linode")
 
 def _bucket(scheme: str, server: str) -> Row:
     empty: Callable[[Any, Path], Remote] = lambda running, _: BucketRemote(scheme, running)  # noqa: E731
-    return Row(f"{scheme}-{server}", empty, server, window=server == "s3rver", real=server != "bench")
+    rough = server == "s3rver"
+    return Row(f"{scheme}-{server}", empty, server, window=rough, tears=rough, real=server != "bench")
 
 
 def _on(remote: Callable[[Any], Remote]) -> Callable[[Any, Path], Remote]:

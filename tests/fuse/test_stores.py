@@ -60,7 +60,7 @@ def test_a_save_on_an_old_version_is_a_conflict(way: str, remote: Remote, mounte
 
 
 @slow
-@rows(remotes.THOROUGH)
+@rows([row for row in remotes.THOROUGH if not row.tears])
 def test_what_close_promised_survives_kills(remote: Remote, mounted: MakeMount) -> None:
     promises = Promises()
     mount = mounted(remote)
@@ -71,16 +71,18 @@ def test_what_close_promised_survives_kills(remote: Remote, mounted: MakeMount) 
         promises.heard(load)
         mount.start()
         assert mount.flush() == 0
-        promises.check({key: remote.get(key) for key in remote.keys()})
+        # A directory keeps the temporary file of a daemon that was killed; the next one removes it when it is old.
+        promises.check({key: remote.get(key) for key in remote.keys() if not key.startswith(".kopsfs-")})
         assert mount.asked("conflicts", action="list") == []
 
 
 @slow
 @rows(remotes.THOROUGH)
 def test_two_mounts_edit_one_file_two_hundred_times(row: Row, remote: Remote, mounted: MakeMount) -> None:
-    race = rivals.edit(remote, mounted, 200)
+    race = rivals.edit(remote, mounted, 200, torn=row.tears)
     race.check()
-    print(f"{row.name}: {len(race.accepted)} of 200 accepted, {race.overwritten} of them overwritten unseen")
+    told = f"{len(race.accepted)} of 200 accepted, {race.overwritten} of them overwritten unseen, {race.torn} read torn"
+    print(f"{row.name}: {told}")
     if row.window:
         # What came in the same instant, and nobody could see: counted, and not the rule.
         assert race.overwritten < len(race.accepted) / 10

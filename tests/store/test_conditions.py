@@ -18,6 +18,7 @@ import trio.testing
 
 from kopsfs.errors import ConfigError, ConflictError, DeniedError, TransientError
 from kopsfs.store import ABSENT, ANY, Capabilities, Key, Store, Version
+from kopsfs.store.driver import Answer, Request
 from kopsfs.store.store import over
 from tests.store.simulated import (
     AWS,
@@ -126,11 +127,10 @@ def test_ceph_with_versioning_honours_nothing_and_we_check_ourselves() -> None:
         base = (await store.put(K, b"one", 3, expected=ABSENT)).version
         server.log.clear()
         second = await store.put(K, b"two", 3, expected=base)
-        assert server.log == [("HEAD", "", 200), ("PUT", NONE_MATCH, 200)]
+        assert server.log == [("HEAD", "", 200), ("PUT", NONE_MATCH, 200), ("HEAD", "", 200)]
         server.log.clear()
         await store.put(K, b"three", 5, expected=second.version)
-        assert [(verb, status) for verb, _, status in server.log][-1] == ("PUT", 200)
-        assert server.log[-1][1] == ""
+        assert server.log[-2:] == [("PUT", "", 200), ("HEAD", "", 200)]
         assert guarantees(store)[:2] == ("check-then-put", "check-then-put")
         for expected in (ABSENT, base):
             with pytest.raises(ConflictError):
@@ -145,15 +145,16 @@ def test_a_store_that_ignores_conditions_is_found_out_by_the_writes_that_were_wa
         base = (await store.put(K, b"one", 3, expected=ABSENT)).version
         server.log.clear()
         base = (await store.put(K, b"two", 3, expected=base)).version
-        assert server.log == [("HEAD", "", 200), ("PUT", NONE_MATCH, 200)]
+        assert server.log == [("HEAD", "", 200), ("PUT", NONE_MATCH, 200), ("HEAD", "", 200)]
         server.log.clear()
         base = (await store.put(K, b"three", 5, expected=base)).version
-        assert server.log == [("HEAD", "", 200), ("PUT", WRONG, 200)]
+        assert server.log == [("HEAD", "", 200), ("PUT", WRONG, 200), ("HEAD", "", 200)]
         assert guarantees(store) == ("check-then-put", "check-then-put", "unproven")
         server.log.clear()
         base = (await store.put(K, b"four", 4, expected=base)).version
         await store.put(Key("l"), b"x", 1, expected=ABSENT)
-        assert server.log == [("HEAD", "", 200), ("PUT", "", 200), ("HEAD", "", 404), ("PUT", "", 200)]
+        checked = [("PUT", "", 200), ("HEAD", "", 200)]
+        assert server.log == [("HEAD", "", 200), *checked, ("HEAD", "", 404), *checked]
         server.log.clear()
         await store.delete(K, expected=base)
         assert server.log == [("HEAD", "", 200), ("DELETE", WRONG, 204)]
@@ -167,7 +168,7 @@ def test_a_store_that_ignores_conditions_is_found_out_by_the_writes_that_were_wa
 def test_a_store_that_rejects_conditions_by_name_gets_none(habits: Habits) -> None:
     async def body(store: Store, server: Server, engine: SimulatedEngine) -> None:
         base = (await store.put(K, b"one", 3, expected=ABSENT)).version
-        assert [entry[1] for entry in server.log] == ["", NONE_MATCH, ""]
+        assert [entry[1] for entry in server.log] == ["", NONE_MATCH, "", ""]
         base = (await store.put(K, b"two", 3, expected=base)).version
         await store.delete(K, expected=base)
         assert guarantees(store) == ("check-then-put", "check-then-put", "check-then-put")
@@ -275,6 +276,51 @@ def test_another_clients_write_during_learning_is_never_overwritten(habits: Habi
             assert moved or server.objects[K] == b"ours"
 
     run(habits, body)
+
+
+@pytest.mark.parametrize("learnt", [0, 1, 2])
+@pytest.mark.parametrize("op", ["create", "replace"])
+@pytest.mark.parametrize("habits", [S3RVER, OLD, CEPH_VERSIONED], ids=["s3rver", "old", "cephv"])
+def test_whoever_is_overwritten_in_the_same_instant_reads_it_back(habits: Habits, op: str, learnt: int) -> None:
+    """The store compares nothing, and a rival who looked when we did writes after us: ours are kept as a conflict."""
+
+    async def body(store: Store, server: Server, engine: SimulatedEngine) -> None:
+        base = (await store.put(Key("l"), b"0", 1, expected=ABSENT)).version
+        for number in range(learnt):
+            base = (await store.put(Key("l"), b"%d" % (number + 1), 1, expected=base)).version
+        if op == "replace":
+            server.objects[K] = b"one"
+        expected = (await store.head(K)).version if op == "replace" else ABSENT
+        before = server.answer
+
+        def other(request: Request) -> Answer:
+            answer = before(request)
+            if request.method == "PUT" and answer.status == 200:
+                server.objects[K] = b"theirs"
+            return answer
+
+        server.answer = other  # type: ignore[method-assign]
+        with pytest.raises(ConflictError):
+            await store.put(K, b"ours", 4, expected=expected)
+        assert server.objects[K] == b"theirs"
+
+    run(habits, body)
+
+
+def test_a_creation_that_was_removed_at_once_was_a_creation() -> None:
+    async def body(store: Store, server: Server, engine: SimulatedEngine) -> None:
+        before = server.answer
+
+        def other(request: Request) -> Answer:
+            answer = before(request)
+            if request.method == "PUT":
+                del server.objects[K]
+            return answer
+
+        server.answer = other  # type: ignore[method-assign]
+        await store.put(K, b"ours", 4, expected=ABSENT)
+
+    run(S3RVER, body)
 
 
 def test_a_creation_refused_by_proof_of_somebody_elses_object() -> None:
