@@ -21,7 +21,7 @@ from base64 import b64decode, b64encode
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
-from kopsfs.errors import ConfigError, DeniedError, InvalidKeyError, NotFoundError, StoreError, TransientError
+from kopsfs.errors import ConfigError, DeniedError, InvalidKeyError, StoreError, TransientError
 from kopsfs.store import azure_credentials
 from kopsfs.store.azure_answers import REFUSED, Fault, error_of, fault, page_of
 from kopsfs.store.azure_credentials import Found, Signer
@@ -39,7 +39,7 @@ from kopsfs.store.driver import (
     Request,
 )
 from kopsfs.store.renewal import NEVER, renew_at
-from kopsfs.store.s3_answers import http_date_ns, version_of
+from kopsfs.store.rest import Recent, digest_of, http_date_ns, path_of, skew_of, version_of
 from kopsfs.store.url import Location, Settings
 
 log = logging.getLogger(__name__)
@@ -50,10 +50,6 @@ PRICES: Final = {"get": 0.0004, "head": 0.0004, "put": 0.005, "delete": 0.0, "li
 """US dollars per 1000 requests, hot tier, locally redundant, East US. Source: azure.microsoft.com/pricing, 2026."""
 OBJECT_SIZE_MAX: Final = 5000 << 20
 """Of one Put Blob. Source: "Put Blob"."""
-HASHED_MAX: Final = 4 << 20
-"""A larger body is sent without its MD5: reading it twice would stall the loop for over 3 ms."""
-SKEW_STEP_S: Final = 60.0
-"""A clock that was corrected and is refused again within this is not the clock's fault."""
 _KEY_BYTES_MAX: Final = 1024
 _SEGMENTS_MAX: Final = 254
 _ODD: Final = re.compile(r"[\x00-\x1f\x7f\\]|\.(?:/|\Z)")
@@ -65,7 +61,6 @@ _KEPT: Final = {
     "content-encoding": "x-ms-blob-content-encoding",
     "content-language": "x-ms-blob-content-language",
 }
-_METADATA_MAX: Final = 1024
 _ECHO: Final = "x-ms-client-request-id"
 """Sent back by the service as it came, so that an answer tells what was asked."""
 
@@ -86,9 +81,7 @@ class AzureDriver:
         self._path = self._site.path + quote(self._container, safe="")
         self._page_size = min(settings.page_size, _PAGE_MAX)
         self._keep_metadata = settings.keep_metadata
-        self._metadata: dict[Key, list[tuple[str, str]]] = {}
-        self._unconditional: set[Key] = set()
-        """Deletes under way that do not mind if there is nothing."""
+        self._metadata: Recent[Key, list[tuple[str, str]]] = Recent()
         self._changing = threading.Lock()
         self._skew_s = 0.0
         self._found = azure_credentials.key_of(self._account, self._environ)
@@ -139,14 +132,7 @@ class AzureDriver:
 
     def _name(self, op: str, key: str) -> str:
         """Give the path of a blob. Raises InvalidKeyError for what Azure would not keep as it is."""
-        try:
-            path = quote(key, safe="/")
-        except UnicodeEncodeError as error:
-            raise InvalidKeyError(op, key, "not Unicode text") from error
-        if not key:
-            raise InvalidKeyError(op, key, "an empty key")
-        if len(key) > _KEY_BYTES_MAX // 4 and len(key.encode()) > _KEY_BYTES_MAX:
-            raise InvalidKeyError(op, key, f"longer than {_KEY_BYTES_MAX} bytes")
+        path = path_of(op, key, _KEY_BYTES_MAX)
         if _ODD.search(key):
             raise InvalidKeyError(op, key, "Azure takes no segment that ends in a dot, no `\\`, no control character")
         if key.count("/") >= _SEGMENTS_MAX:
@@ -194,16 +180,12 @@ class AzureDriver:
     ) -> Request:
         path = self._name("put", key)
         own = [("x-ms-blob-type", "BlockBlob"), *self._metadata.get(key, ())]
-        digest = _md5(body, size)
-        md5 = "" if digest is None else b64encode(digest).decode()
+        digest = digest_of("md5", body, size)
+        md5 = "" if digest is None else b64encode(digest.digest()).decode()
         return self._request("PUT", path, own, body=body, size=size, md5=md5, condition=_condition(expected, form))
 
     def prepare_delete(self, key: Key, /, *, expected: Expected, form: Form = "quoted") -> Request:
         path = self._name("delete", key)
-        if expected is ANY and len(self._unconditional) < _METADATA_MAX:
-            self._unconditional.add(key)
-        else:
-            self._unconditional.discard(key)
         return self._request("DELETE", path, [], condition=_condition(expected, form))
 
     def prepare_list(
@@ -252,10 +234,7 @@ class AzureDriver:
         """With `--keep-metadata`: what the next PUT of this key has to say again."""
         kept = [(_KEPT[name], value) for name, value in answer.headers.items() if name in _KEPT]
         kept += [pair for pair in answer.headers.items() if pair[0].startswith("x-ms-meta-")]
-        self._metadata.pop(key, None)
-        self._metadata[key] = kept
-        while len(self._metadata) > _METADATA_MAX:
-            del self._metadata[next(iter(self._metadata))]
+        self._metadata.note(key, kept)
 
     def parse_put(self, key: Key, size: int, answer: Answer, /) -> ObjectInfo:
         if answer.status != 201:
@@ -265,12 +244,8 @@ class AzureDriver:
         return ObjectInfo(key, info.version, size, info.mtime_ns, b64decode(md5).hex() if md5 else None)
 
     def parse_delete(self, key: Key, answer: Answer, /) -> None:
-        unconditional = key in self._unconditional
-        self._unconditional.discard(key)
         if answer.status not in {200, 202}:
-            error = self._failure("delete", key, answer)
-            if not unconditional or not isinstance(error, NotFoundError):
-                raise error
+            raise self._failure("delete", key, answer)
 
     def parse_list(self, prefix: Prefix, answer: Answer, /) -> Page:
         if answer.status != 200:
@@ -295,10 +270,9 @@ class AzureDriver:
 
     def _clock_lesson(self, found: Fault, answer: Answer) -> str:
         """A signature is good for 15 minutes around the server's time: sign by its clock where ours is wrong."""
-        now_ns = http_date_ns(answer.headers.get("date", ""))
-        skew_s = now_ns / 1e9 - self._clock() if now_ns else 0.0
         signed = self._found is not None and self._found.key
-        if not signed or found.status != 403 or abs(skew_s - self._skew_s) < SKEW_STEP_S:
+        skew_s = skew_of(answer, self._clock(), self._skew_s) if signed and found.status == 403 else None
+        if skew_s is None:
             return ""
         self._learn(skew_s=skew_s)
         return f"the server's clock differs by {skew_s:.0f} s"
@@ -328,17 +302,6 @@ def _condition(expected: Expected, form: Form) -> tuple[str, str]:
     if expected is ABSENT:
         return ("", "*")
     return (f'"{expected}"' if form == "quoted" else str(expected), "")
-
-
-def _md5(body: bytes | BinaryIO, size: int) -> bytes | None:
-    if isinstance(body, bytes):
-        return hashlib.md5(body, usedforsecurity=False).digest()
-    if size > HASHED_MAX:
-        return None
-    at = body.tell()
-    digest = hashlib.md5(body.read(size), usedforsecurity=False).digest()
-    body.seek(at)
-    return digest
 
 
 def _digest(key: str) -> str:

@@ -18,7 +18,6 @@ from kopsfs.errors import (
     DeniedError,
     InvalidKeyError,
     NotFoundError,
-    QuotaError,
     RefusedError,
     StoreError,
     StoreGoneError,
@@ -27,8 +26,8 @@ from kopsfs.errors import (
     UnsupportedError,
 )
 from kopsfs.store.driver import Answer, Key, ObjectInfo, Page, Prefix
-from kopsfs.store.gcs_credentials import retry_after
-from kopsfs.store.s3_answers import flat, http_date_ns, version_of
+from kopsfs.store.rest import http_date_ns, kind_of, made, version_of
+from kopsfs.store.s3_answers import flat
 
 REFUSED: Final = frozenset(
     {"AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation", "ExpiredAuthenticationToken"}
@@ -97,9 +96,7 @@ def fault(answer: Answer) -> Fault:
 def error_of(op: str, key: str, container: str, answer: Answer, found: Fault) -> StoreError:
     """Give our error for an answer that is not a success, with what a person can do about it."""
     status, code, detail = found
-    kind = _CODES.get(code) or _by_status(status)
-    if kind is TransientError:
-        return TransientError(op, key, detail, retry_after_s=retry_after(answer))
+    kind = _CODES.get(code) or kind_of(status)
     if code in _ROLE:
         role = "Reader" if op in {"get", "head", "list"} else "Contributor"
         detail += (
@@ -114,32 +111,7 @@ def error_of(op: str, key: str, container: str, answer: Answer, found: Fault) ->
         detail += f"; no container {container}: make it, or correct the URL"
     elif code == "SnapshotsPresent":
         detail += "; delete the blob's snapshots first"
-    return kind(op, key, detail)
-
-
-def _by_status(status: int) -> type[StoreError]:
-    match status:
-        case 401:
-            return RefusedError
-        case 403:
-            return DeniedError
-        case 404:
-            return NotFoundError
-        case 412:
-            return ConflictError
-        case 405 | 501:
-            return UnsupportedError
-        case 413:
-            return TooLargeError
-        case 507:
-            return QuotaError
-        case 408 | 409 | 425 | 429:
-            return TransientError
-        case _ if status >= 500 or status < 400:
-            # A success or a redirect that Azure did not write: a proxy or a captive portal stands between.
-            return TransientError
-        case _:
-            return StoreError
+    return made(kind, op, key, detail, answer)
 
 
 class _Listing:

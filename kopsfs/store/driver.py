@@ -246,7 +246,9 @@ class HttpDriver(Protocol):
 
     def prepare_delete(self, key: Key, /, *, expected: Expected, form: Form = "quoted") -> Request: ...
 
-    def parse_delete(self, key: Key, answer: Answer, /) -> None: ...
+    def parse_delete(self, key: Key, answer: Answer, /) -> None:
+        """Raises NotFoundError where the store tells that there was nothing; who deletes with ANY does not mind."""
+        ...
 
     def prepare_list(
         self, prefix: Prefix, /, *, delimiter: bool, token: str | None, start_after: str | None

@@ -15,7 +15,6 @@ Storage objects" (names), "Quotas and limits"; kops `util/pkg/vfs/gsfs.go`; Go `
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
@@ -25,7 +24,7 @@ from urllib.parse import quote, urlsplit
 
 from typing_extensions import override
 
-from kopsfs.errors import ConfigError, DeniedError, InvalidKeyError, NotFoundError, StoreError, TransientError
+from kopsfs.errors import ConfigError, DeniedError, InvalidKeyError, StoreError, TransientError
 from kopsfs.store import gcs_credentials
 from kopsfs.store.curl import Options
 from kopsfs.store.driver import (
@@ -54,6 +53,7 @@ from kopsfs.store.gcs_answers import (
 )
 from kopsfs.store.gcs_credentials import Token
 from kopsfs.store.renewal import NEVER, renew_at
+from kopsfs.store.rest import Recent, digest_of, path_of
 from kopsfs.store.url import Location, Settings
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,6 @@ PRICES: Final = {"get": 0.0004, "head": 0.0004, "put": 0.005, "delete": 0.0, "li
 WRITE_INTERVAL_S: Final = 1.0
 """Source: "Quotas and limits": one write per second to the same object name."""
 OBJECT_SIZE_MAX: Final = 5 << 40
-HASHED_MAX: Final = 4 << 20
-"""A larger body is sent without its MD5: reading it twice would stall the loop for over 3 ms."""
 _KEY_BYTES_MAX: Final = 1024
 _RESERVED: Final = ".well-known/acme-challenge/"
 _ACLS: Final = {
@@ -84,7 +82,6 @@ _KEPT_HEADERS: Final = {
     "x-goog-stored-content-encoding": "contentEncoding",
     "content-language": "contentLanguage",
 }
-_METADATA_MAX: Final = 1024
 _FRAME: Final = "multipart/related; boundary="
 
 
@@ -122,9 +119,7 @@ class GcsDriver:
         self._uniform: bool | None = None
         """The bucket refuses ACLs; None: nothing has shown it yet."""
         self._keep_metadata = settings.keep_metadata
-        self._metadata: dict[Key, dict[str, object]] = {}
-        self._unconditional: set[Key] = set()
-        """Deletes under way that do not mind if there is nothing."""
+        self._metadata: Recent[Key, dict[str, object]] = Recent()
         self._boundary = os.urandom(16).hex()
         self.signing: tuple[str, ...] = ()
         """The headers that say who we are."""
@@ -172,14 +167,7 @@ class GcsDriver:
 
     def _name(self, op: str, key: str) -> str:
         """Percent-encode a key. Raises InvalidKeyError for what GCS cannot hold."""
-        try:
-            name = quote(key, safe="")
-        except UnicodeEncodeError as error:
-            raise InvalidKeyError(op, key, "not Unicode text") from error
-        if not key:
-            raise InvalidKeyError(op, key, "an empty key")
-        if len(key) > _KEY_BYTES_MAX // 4 and len(key.encode()) > _KEY_BYTES_MAX:
-            raise InvalidKeyError(op, key, f"longer than {_KEY_BYTES_MAX} bytes")
+        name = path_of(op, key, _KEY_BYTES_MAX, safe="")
         if "\n" in key or "\r" in key or key in {".", ".."} or key.startswith(_RESERVED):
             raise InvalidKeyError(op, key, "GCS takes no line breaks, no `.`, no `..`, nothing below " + _RESERVED)
         return name
@@ -205,8 +193,8 @@ class GcsDriver:
     ) -> Request:
         self._name("put", key)
         resource: dict[str, object] = {"name": key, **self._metadata.get(key, {})}
-        if (digest := _md5(body, size)) is not None:
-            resource["md5Hash"] = base64_of(digest)
+        if (digest := digest_of("md5", body, size)) is not None:
+            resource["md5Hash"] = base64_of(digest.digest())
         boundary = self._boundary
         before = (
             f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(resource)}\r\n"
@@ -224,10 +212,6 @@ class GcsDriver:
 
     def prepare_delete(self, key: Key, /, *, expected: Expected, form: Form = "quoted") -> Request:  # noqa: ARG002
         url = f"{self._objects}/{self._name('delete', key)}{_condition('?', expected)}"
-        if expected is ANY and len(self._unconditional) < _METADATA_MAX:
-            self._unconditional.add(key)
-        else:
-            self._unconditional.discard(key)
         return Request("DELETE", url, self.signing)
 
     def prepare_list(
@@ -250,7 +234,7 @@ class GcsDriver:
             raise self._failure("head", key, answer)
         row = document("head", key, answer)
         if self._keep_metadata:
-            self._remember(key, {name: row[name] for name in ("metadata", *_KEPT) if name in row})
+            self._metadata.note(key, {name: row[name] for name in ("metadata", *_KEPT) if name in row})
         return info_of_row("head", key, row)
 
     def parse_get(self, key: Key, answer: Answer, /) -> ObjectInfo:
@@ -262,16 +246,8 @@ class GcsDriver:
             if kept.get("contentEncoding") == "identity":
                 del kept["contentEncoding"]
             own = {name[12:]: value for name, value in headers.items() if name.startswith("x-goog-meta-")}
-            self._remember(key, {**kept, **({"metadata": own} if own else {})})
+            self._metadata.note(key, {**kept, **({"metadata": own} if own else {})})
         return info_of_media(key, answer)
-
-    def _remember(self, key: Key, kept: dict[str, object]) -> None:
-        """With `--keep-metadata`: what the next PUT of this key has to say again."""
-        self._metadata.pop(key, None)
-        if kept:
-            self._metadata[key] = kept
-        while len(self._metadata) > _METADATA_MAX:
-            del self._metadata[next(iter(self._metadata))]
 
     def parse_put(self, key: Key, size: int, answer: Answer, /) -> ObjectInfo:
         if answer.status != 200:
@@ -282,12 +258,8 @@ class GcsDriver:
         return info
 
     def parse_delete(self, key: Key, answer: Answer, /) -> None:
-        unconditional = key in self._unconditional
-        self._unconditional.discard(key)
         if answer.status not in {200, 204}:
-            error = self._failure("delete", key, answer)
-            if not unconditional or not isinstance(error, NotFoundError):
-                raise error
+            raise self._failure("delete", key, answer)
 
     def parse_list(self, prefix: Prefix, answer: Answer, /) -> Page:
         if answer.status != 200:
@@ -363,17 +335,6 @@ def _condition(sign: str, expected: Expected) -> str:
         return f"{sign}ifGenerationMatch=0"
     # A version that is no number is none of GCS's: no object is at generation 1.
     return f"{sign}ifGenerationMatch={expected if str(expected).isdecimal() else 1}"
-
-
-def _md5(body: bytes | BinaryIO, size: int) -> bytes | None:
-    if isinstance(body, bytes):
-        return hashlib.md5(body, usedforsecurity=False).digest()
-    if size > HASHED_MAX:
-        return None
-    at = body.tell()
-    digest = hashlib.md5(body.read(size), usedforsecurity=False).digest()
-    body.seek(at)
-    return digest
 
 
 def _acl(given: str) -> str:

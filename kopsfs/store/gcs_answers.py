@@ -10,29 +10,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-import calendar
-import functools
 import json
-from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from kopsfs.errors import (
     ConflictError,
     DeniedError,
-    InvalidKeyError,
-    NotFoundError,
     QuotaError,
     RefusedError,
     StoreError,
     StoreGoneError,
     TooLargeError,
     TransientError,
-    UnsupportedError,
 )
 from kopsfs.store.driver import Answer, Key, ObjectInfo, Page, Prefix, Version
-from kopsfs.store.gcs_credentials import retry_after
-from kopsfs.store.s3_answers import http_date_ns
+from kopsfs.store.rest import http_date_ns, iso_date_s, kind_of, made
 
 FIELDS: Final = "name,generation,size,timeCreated,md5Hash"
 """What is asked of an object; nothing else is sent back."""
@@ -78,12 +71,10 @@ def fault(answer: Answer) -> Fault:
 
 def error_of(op: str, key: str, bucket: str, answer: Answer, found: Fault) -> StoreError:
     """Give our error for an answer that is not a success, with what a person can do about it."""
-    kind = _REASONS.get(found.reason) or _by_status(found.status)
+    kind = _REASONS.get(found.reason) or kind_of(found.status)
     detail = found.detail
     if found.status == 404 and (op in {"put", "list"} or GONE in found.message):
         return StoreGoneError(op, key, f"{detail}: no bucket {bucket}: make it, or correct the URL")
-    if kind is TransientError:
-        return TransientError(op, key, detail, retry_after_s=retry_after(answer))
     if kind is DeniedError and found.reason in {"insufficientPermissions", "insufficientScopes"}:
         detail += "; give the machine the access scope devstorage.full_control"
     elif kind is RefusedError:
@@ -93,32 +84,7 @@ def error_of(op: str, key: str, bucket: str, answer: Answer, found: Fault) -> St
     elif found.status == 400 and found.reason == "required" and "user project" in found.message:
         kind = DeniedError
         detail += "; set quota_project_id: `gcloud auth application-default set-quota-project PROJECT`"
-    return kind(op, key, detail)
-
-
-def _by_status(status: int) -> type[StoreError]:
-    match status:
-        case 401:
-            return RefusedError
-        case 403:
-            return DeniedError
-        case 404:
-            return NotFoundError
-        case 412:
-            return ConflictError
-        case 405 | 501:
-            return UnsupportedError
-        case 413:
-            return TooLargeError
-        case 414:
-            return InvalidKeyError
-        case 408 | 409 | 425 | 429:
-            return TransientError
-        case _ if status >= 500 or status < 400:
-            # A success or a redirect that GCS did not write: a proxy or a captive portal stands between.
-            return TransientError
-        case _:
-            return StoreError
+    return made(kind, op, key, detail, answer)
 
 
 def document(op: str, key: str, answer: Answer) -> dict[str, Any]:
@@ -201,15 +167,9 @@ def base64_of(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
 
 
-@functools.lru_cache(maxsize=4096)
-def _seconds(text: str) -> int:
-    """Unix time of `2026-11-21T04:05:06`, which is UTC."""
-    return calendar.timegm(datetime.fromisoformat(text).timetuple())
-
-
 def _iso_date_ns(text: str) -> int:
     """Unix time in ns of `2026-11-21T04:05:06.123Z`; 0 where there is none."""
     if not text:
         return 0
     fraction = text[20:].rstrip("Z") if text[19:20] == "." else ""
-    return _seconds(text[:19]) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9])
+    return iso_date_s(text[:19]) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9])

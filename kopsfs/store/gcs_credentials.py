@@ -32,6 +32,7 @@ from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import Answer, Request
 from kopsfs.store.outside import ask, one_line
 from kopsfs.store.renewal import RENEW_BEFORE_S
+from kopsfs.store.rest import retry_after
 
 log = logging.getLogger(__name__)
 Clock = Callable[[], float]
@@ -223,12 +224,6 @@ def _skew_s(answer: Answer, clock: Clock) -> float:
         return parsedate_to_datetime(answer.headers.get("date", "")).timestamp() - clock()
     except ValueError:
         return 0.0
-
-
-def retry_after(answer: Answer) -> float:
-    """Seconds that the server asks us to wait; 0 where it does not."""
-    text = answer.headers.get("retry-after", "")
-    return float(text) if text.isdigit() else 0.0
 
 
 # -- the machine -----------------------------------------------------------------------------------

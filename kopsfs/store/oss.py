@@ -18,7 +18,6 @@ conventions", "Error responses"); kops release-1.20 `util/pkg/vfs/{ossfs,osscont
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import logging
 import re
@@ -59,26 +58,22 @@ from kopsfs.store.driver import (
 )
 from kopsfs.store.oss_credentials import Instance
 from kopsfs.store.renewal import NEVER, renew_at
-from kopsfs.store.s3_answers import error_of, fault, http_date_ns, page_of, version_of
+from kopsfs.store.rest import Recent, digest_of, http_date_ns, made, path_of, skew_of, version_of
+from kopsfs.store.s3_answers import error_of, fault, page_of
 from kopsfs.store.url import Location, Settings
 
 log = logging.getLogger(__name__)
 
-HASHED_MAX: Final = 4 << 20
-"""A larger body goes without Content-MD5 and is checked by its CRC-64 alone, taken while it is sent."""
-SKEW_STEP_S: Final = 60.0
-"""A clock that was corrected and is refused again within this is not the clock's fault."""
 _KEY_BYTES_MAX: Final = 1023
 _CRC64: Final = 0x142F0E1EBA9EA3693
 """CRC-64/ECMA-182, as the SDK's `crc.py` has it."""
 _MD5: Final = re.compile(r"[0-9A-F]{32}")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _LOCAL: Final = re.compile(r"localhost|[0-9.]+|\[.*\]")
-_KEPT: Final = frozenset(
-    {"content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires"}
+_KEPT: Final = re.compile(
+    r"(?:content-type|cache-control|content-disposition|content-encoding|content-language|expires|x-oss-storage-class)\Z"
+    r"|x-oss-meta-"
 )
-METADATA_MAX: Final = 1024
-
 _CODES: Final[dict[str, type[StoreError]]] = {
     "FileAlreadyExists": ConflictError,
     "FileImmutable": DeniedError,
@@ -135,7 +130,7 @@ class OssDriver:
         self._v1 = environ.get("OSS_SIGNATURE_VERSION", "").lower() == "v1"
         self._acl = (settings.acl or "private").strip()
         self._keep_metadata = settings.keep_metadata
-        self._metadata: dict[Key, dict[str, str]] = {}
+        self._metadata: Recent[Key, dict[str, str]] = Recent()
         self._origin = self._base = ""
         self._changing = threading.Lock()
         self.signing: object = self._found
@@ -220,14 +215,9 @@ class OssDriver:
     def _request(
         self, op: str, method: str, key: Key, headers: dict[str, str], body: Any = None, size: int = 0
     ) -> Request:
-        if not key or key[0] in "/\\":
-            raise InvalidKeyError(op, key, "OSS takes no key that is empty or begins with / or \\")
-        try:
-            path = quote(key, safe="/~")
-        except UnicodeEncodeError as error:
-            raise InvalidKeyError(op, key, "not Unicode text") from error
-        if len(key) > _KEY_BYTES_MAX // 4 and len(key.encode()) > _KEY_BYTES_MAX:
-            raise InvalidKeyError(op, key, f"longer than {_KEY_BYTES_MAX} bytes")
+        path = path_of(op, key, _KEY_BYTES_MAX, safe="/~")
+        if key[0] in "/\\":
+            raise InvalidKeyError(op, key, "OSS takes no key that begins with / or \\")
         return self._signed(op, method, f"{self._origin}{self._base}{path}", key, headers, body, size)
 
     def _signed(
@@ -248,13 +238,13 @@ class OssDriver:
     ) -> Request:
         """A version as `expected` changes nothing: OSS rejects `If-Match` on PUT, and `Store` has looked before."""
         del form
-        headers = {"content-type": "application/octet-stream", **self._metadata.pop(key, {})}
+        headers = {"content-type": "application/octet-stream", **self._metadata.get(key, {})}
         headers["x-oss-object-acl"] = self._acl
         if expected is ABSENT:
             headers["x-oss-forbid-overwrite"] = "true"
         tally = None
-        if size <= HASHED_MAX:
-            headers["content-md5"] = base64.b64encode(_md5(body, size)).decode()
+        if (digest := digest_of("md5", body, size)) is not None:
+            headers["content-md5"] = base64.b64encode(digest.digest()).decode()
         elif self._new_crc is not None:
             tally = _Tally(body, self._new_crc())
         request = self._request("put", "PUT", key, headers, tally or body, size)
@@ -338,15 +328,8 @@ class OssDriver:
     def _keep(self, key: Key, answer: Answer) -> None:
         """With `--keep-metadata`: what the next PUT of this key has to say again."""
         if self._keep_metadata:
-            kept = {
-                name: value
-                for name, value in answer.headers.items()
-                if name in _KEPT or name.startswith("x-oss-meta-") or name == "x-oss-storage-class"
-            }
-            self._metadata.pop(key, None)
-            self._metadata[key] = kept
-            while len(self._metadata) > METADATA_MAX:
-                del self._metadata[next(iter(self._metadata))]
+            pairs = answer.headers.items()
+            self._metadata.note(key, {name: value for name, value in pairs if _KEPT.match(name)})
 
     # -- errors ----------------------------------------------------------------------------------
 
@@ -364,22 +347,20 @@ class OssDriver:
             detail += f": set OSS_REGION={endpoint.removesuffix('.aliyuncs.com')}"
         elif hint := _HINTS.get(found.code):
             detail += f": {hint.replace('BUCKET', self._bucket)}"
-        found = found._replace(detail=detail)
         # Of a key pair that does not end they say that it was never good.
         ended = found.code in _EXPIRED and self._found is not None and self._found.token
         kind = RefusedError if ended else _CODES.get(found.code)
-        if kind is not None and not issubclass(kind, TransientError):
-            return kind(op, key, detail)
-        return error_of(op, key, answer, found if kind is None else found._replace(code="SlowDown"))
+        if kind is None:
+            return error_of(op, key, answer, found._replace(detail=detail))
+        return made(kind, op, key, detail, answer)
 
     def _lesson(self, answer: Answer, code: str) -> str:
         """Learn the clock; empty where there is nothing to learn, or it was known."""
-        if code == "RequestTimeTooSkewed" and (now_ns := http_date_ns(answer.headers.get("date", ""))):
-            skew_s = now_ns / 1e9 - self._clock()
-            if abs(skew_s - self._skew_s) >= SKEW_STEP_S:
-                self._skew_s = skew_s
-                return f"the server's clock differs by {skew_s:.0f} s"
-        return ""
+        skew_s = skew_of(answer, self._clock(), self._skew_s) if code == "RequestTimeTooSkewed" else None
+        if skew_s is None:
+            return ""
+        self._skew_s = skew_s
+        return f"the server's clock differs by {skew_s:.0f} s"
 
     def describe(self) -> dict[str, object]:
         """Endpoint, region, bucket, versioning seen, where credentials came from; never one of them."""
@@ -446,12 +427,3 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode(text)
     except ValueError:
         return b""
-
-
-def _md5(body: bytes | BinaryIO, size: int) -> bytes:
-    if isinstance(body, bytes):
-        return hashlib.md5(body, usedforsecurity=False).digest()
-    at = body.tell()
-    digest = hashlib.md5(body.read(size), usedforsecurity=False).digest()
-    body.seek(at)
-    return digest

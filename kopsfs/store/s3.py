@@ -20,7 +20,7 @@ import threading
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
-from kopsfs.errors import ConfigError, InvalidKeyError, StoreError, TransientError
+from kopsfs.errors import ConfigError, StoreError, TransientError
 from kopsfs.store import s3_credentials
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import (
@@ -38,15 +38,14 @@ from kopsfs.store.driver import (
     Request,
 )
 from kopsfs.store.renewal import NEVER, renew_at
+from kopsfs.store.rest import Recent, digest_of, http_date_ns, path_of, skew_of, version_of
 from kopsfs.store.s3_answers import (
     WRONG_REGION,
     Fault,
     error_of,
     fault,
     flat,
-    http_date_ns,
     page_of,
-    version_of,
 )
 from kopsfs.store.s3_credentials import Found
 from kopsfs.store.s3_site import QUIRKS, Site, aws_site, custom_site, region_of_endpoint, region_of_instance
@@ -60,10 +59,6 @@ AWS_PRICES: Final = {"get": 0.0004, "head": 0.0004, "put": 0.005, "delete": 0.0,
 DEFAULT_REGION: Final = "us-east-1"
 ENCRYPTION_TRIES: Final = 3
 """A wrong region and a wrong clock are each corrected by one answer."""
-SKEW_STEP_S: Final = 60.0
-"""A clock that was corrected and is refused again within this is not the clock's fault."""
-HASHED_MAX: Final = 4 << 20
-"""A larger body is sent with an unsigned payload: reading it twice would stall the loop for over 3 ms."""
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _KEY_BYTES_MAX: Final = 1024
 _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
@@ -78,7 +73,6 @@ _KEPT: Final = frozenset(
     }
 )
 _PAGES_MAX: Final = 32
-_METADATA_MAX: Final = 1024
 _AES256: Final = (("x-amz-server-side-encryption", "AES256"),)
 
 
@@ -101,9 +95,9 @@ class S3Driver:
         self._sse = () if wanted is None and not QUIRKS[self._scheme].sse else wanted
         """Header pairs for a PUT; None: the bucket has to be asked first."""
         self._keep_metadata = settings.keep_metadata
-        self._metadata: dict[Key, list[tuple[str, str]]] = {}
-        self._pages: dict[bytes, Page] = {}
-        """Listings by the digest of their bytes, the least recently seen first."""
+        self._metadata: Recent[Key, list[tuple[str, str]]] = Recent()
+        self._pages: Recent[bytes, Page] = Recent(_PAGES_MAX)
+        """Listings by the digest of their bytes."""
         self._options = Options.read(self._environ, ca_file=settings.ca_file)
         self._endpoint = self._environ.get("S3_ENDPOINT", "")
         self._site, self._found = self._open()
@@ -194,15 +188,7 @@ class S3Driver:
     # -- preparing ------------------------------------------------------------------------------
 
     def _path(self, op: str, key: str) -> str:
-        try:
-            path = quote(key, safe="/")
-        except UnicodeEncodeError as exc:
-            raise InvalidKeyError(op, key, "not Unicode text") from exc
-        if not key:
-            raise InvalidKeyError(op, key, "an empty key")
-        if len(key) > _KEY_BYTES_MAX // 4 and len(key.encode()) > _KEY_BYTES_MAX:
-            raise InvalidKeyError(op, key, f"longer than {_KEY_BYTES_MAX} bytes")
-        return self._site.base + path
+        return self._site.base + path_of(op, key, _KEY_BYTES_MAX)
 
     def prepare_head(self, key: Key, /) -> Request:
         return self._request("HEAD", self._path("head", key))
@@ -227,7 +213,9 @@ class S3Driver:
             headers.append(("x-amz-acl", self._acl))
         headers += self._metadata.get(key, ())  # a PUT may be sent more than once
         site = self._site
-        lines = self.signing.sign("PUT", site.host, path, "", _sha256(body, size), headers)
+        digest = digest_of("sha256", body, size)
+        signed = UNSIGNED if digest is None else digest.hexdigest()
+        lines = self.signing.sign("PUT", site.host, path, "", signed, headers)
         return Request("PUT", site.origin + path, lines, body, size)
 
     def prepare_delete(self, key: Key, /, *, expected: Expected, form: Form = "quoted") -> Request:
@@ -268,11 +256,7 @@ class S3Driver:
         """With `--keep-metadata`: what the next PUT of this key has to say again."""
         if self._keep_metadata:
             kept = [pair for pair in answer.headers.items() if pair[0] in _KEPT or pair[0].startswith("x-amz-meta-")]
-            self._metadata.pop(key, None)
-            if kept:
-                self._metadata[key] = kept
-            while len(self._metadata) > _METADATA_MAX:
-                del self._metadata[next(iter(self._metadata))]
+            self._metadata.note(key, kept)
 
     def parse_put(self, key: Key, size: int, answer: Answer, /) -> ObjectInfo:
         if answer.status != 200:
@@ -288,10 +272,8 @@ class S3Driver:
             raise self._failure("list", prefix, answer)
         # A listing that says what it said before is not read again: 0.2 ms a page instead of 8.
         digest = hashlib.blake2b(answer.body, digest_size=16).digest()
-        page = self._pages.pop(digest, None) or page_of(prefix, answer)
-        self._pages[digest] = page
-        if len(self._pages) > _PAGES_MAX:
-            del self._pages[next(iter(self._pages))]
+        page = self._pages.get(digest) or page_of(prefix, answer)
+        self._pages.note(digest, page)
         return page
 
     def versioned(self, answer: Answer, /) -> bool | None:
@@ -310,9 +292,9 @@ class S3Driver:
 
     def _lesson(self, answer: Answer, found: Fault) -> str:
         """Learn region and clock; empty where there is nothing to learn, or it was known."""
-        if found.code == "RequestTimeTooSkewed" and (now_ns := http_date_ns(answer.headers.get("date", ""))):
-            skew_s = now_ns / 1e9 - self._clock()
-            if abs(skew_s - self._skew_s) < SKEW_STEP_S:
+        if found.code == "RequestTimeTooSkewed":
+            skew_s = skew_of(answer, self._clock(), self._skew_s)
+            if skew_s is None:
                 return ""
             self._learn(skew_s=skew_s)
             return f"the server's clock differs by {skew_s:.0f} s"
@@ -350,17 +332,6 @@ def _condition(expected: Expected, form: Form) -> list[tuple[str, str]]:
     if expected is ABSENT:
         return [("if-none-match", "*")]
     return [("if-match", f'"{expected}"' if form == "quoted" else str(expected))]
-
-
-def _sha256(body: bytes | BinaryIO, size: int) -> str:
-    if isinstance(body, bytes):
-        return hashlib.sha256(body).hexdigest() if size else EMPTY_SHA256
-    if size > HASHED_MAX:
-        return UNSIGNED
-    at = body.tell()
-    digest = hashlib.sha256(body.read(size)).hexdigest()
-    body.seek(at)
-    return digest
 
 
 def _info(op: str, key: Key, answer: Answer, size: int) -> ObjectInfo:

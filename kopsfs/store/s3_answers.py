@@ -1,15 +1,10 @@
 """What does an answer of S3 mean?
 
-Pure functions from bytes and headers to values and errors: listings by expat, dates, ETags, and the one
-table from S3's error codes to our closed tree. Act on codes and statuses, never on messages.
+Pure functions from bytes and headers to values and errors: listings by expat, and the one table from S3's error codes to our closed tree. Act on codes and statuses, never on messages.
 """
 
 from __future__ import annotations
 
-import calendar
-import functools
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from operator import attrgetter
 from typing import Final, NamedTuple
 from urllib.parse import unquote, unquote_plus
@@ -17,7 +12,6 @@ from xml.parsers import expat
 
 from kopsfs.errors import (
     ConflictError,
-    DeniedError,
     InvalidKeyError,
     NotFoundError,
     QuotaError,
@@ -28,7 +22,8 @@ from kopsfs.errors import (
     TransientError,
     UnsupportedError,
 )
-from kopsfs.store.driver import Answer, Key, ObjectInfo, Page, Prefix, Version
+from kopsfs.store.driver import Answer, Key, ObjectInfo, Page, Prefix
+from kopsfs.store.rest import iso_date_s, kind_of, made, version_of
 
 
 class Fault(NamedTuple):
@@ -113,39 +108,7 @@ def error_of(op: str, key: str, answer: Answer, found: Fault) -> StoreError:
     kind = _CODES.get(code)
     if kind is None and status in {400, 501} and fields.get("ArgumentName", "").lower() in _CONDITIONS:
         kind = UnsupportedError
-    if kind is None:
-        kind = _by_status(status)
-    if kind is TransientError:
-        return TransientError(op, key, detail, retry_after_s=_retry_after(answer))
-    return kind(op, key, detail)
-
-
-def _by_status(status: int) -> type[StoreError]:
-    match status:
-        case 401 | 403:
-            return DeniedError
-        case 404:
-            return NotFoundError
-        case 412:
-            return ConflictError
-        case 405 | 501:
-            return UnsupportedError
-        case 413:
-            return TooLargeError
-        case 507:
-            return QuotaError
-        case 408 | 409 | 425 | 429:
-            return TransientError
-        case _ if status >= 500 or status < 400:
-            # A success or a redirect that S3 did not write: a proxy or a captive portal stands between.
-            return TransientError
-        case _:
-            return StoreError
-
-
-def _retry_after(answer: Answer) -> float:
-    text = answer.headers.get("retry-after", "")
-    return float(text) if text.isdigit() else 0.0
+    return made(kind or kind_of(status), op, key, detail, answer)
 
 
 def _flat(document: bytes) -> dict[str, str]:
@@ -175,40 +138,6 @@ def flat(document: bytes) -> dict[str, str]:
         return _flat(document)
     except expat.ExpatError:
         return {}
-
-
-def version_of(etag: str) -> Version:
-    """Give the version that an ETag names: without its quotes, a weak one whole."""
-    if len(etag) >= 2 and etag[0] == etag[-1] == '"':
-        return Version(etag[1:-1])
-    return Version(etag)
-
-
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-@functools.lru_cache(maxsize=4096)
-def http_date_ns(text: str) -> int:
-    """Unix time in ns of `Last-Modified` or `Date`; 0 if it is none. Source: RFC 9110 section 5.6.7."""
-    try:
-        # The form every server uses, `Sat, 21 Nov 2026 04:44:44 GMT`; the library takes four times as long.
-        month = _MONTHS.index(text[8:11]) + 1
-        if text[25:] == " GMT" and text[16] == " ":
-            parts = (int(text[12:16]), month, int(text[5:7]), int(text[17:19]), int(text[20:22]), int(text[23:25]))
-            return calendar.timegm(parts) * 1_000_000_000
-    except (ValueError, IndexError):
-        pass
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return 0
-    return calendar.timegm(moment.utctimetuple()) * 1_000_000_000
-
-
-@functools.lru_cache(maxsize=4096)
-def _iso_date_ns(seconds: str) -> int:
-    """Unix time in ns of `2026-11-21T04:05:06`, which is UTC."""
-    return calendar.timegm(datetime.fromisoformat(seconds).timetuple()) * 1_000_000_000
 
 
 class _Listing:
@@ -275,7 +204,7 @@ def page_of(prefix: Prefix, answer: Answer, *, plus: bool = True) -> Page:
         encoded = listing.top.get("EncodingType") == "url"
         plain = (_unquoted if plus else unquote) if encoded else str
         objects = [
-            ObjectInfo(Key(plain(name)), version_of(etag), int(size), _iso_date_ns(modified[:19]))
+            ObjectInfo(Key(plain(name)), version_of(etag), int(size), iso_date_s(modified[:19]) * 1_000_000_000)
             for name, etag, size, modified in listing.rows
         ]
     except (expat.ExpatError, ValueError, KeyError) as exc:

@@ -22,10 +22,7 @@ import json
 import logging
 import re
 import threading
-import time
-from calendar import timegm
 from collections.abc import Callable
-from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, BinaryIO, Final, NamedTuple
 from urllib.parse import quote
@@ -61,7 +58,7 @@ from kopsfs.store.driver import (
     Version,
 )
 from kopsfs.store.renewal import NEVER, renew_at
-from kopsfs.store.s3_answers import http_date_ns
+from kopsfs.store.rest import Recent, digest_of, http_date_ns, iso_date_s, kind_of, made, path_of
 from kopsfs.store.swift_credentials import Token
 from kopsfs.store.url import Location, Settings
 
@@ -69,9 +66,6 @@ log = logging.getLogger(__name__)
 
 KNOWN_MAX: Final = 20_000
 """Keys whose last known state is remembered against listings that lag."""
-METADATA_MAX: Final = 1024
-HASHED_MAX: Final = 4 << 20
-"""A larger body is sent without its digest: reading it twice would stall the loop."""
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _TAG: Final = re.compile(rb"<[^>]*>")
 _KEPT: Final = frozenset({"content-type", "content-encoding", "content-disposition", "x-delete-at"})
@@ -124,7 +118,7 @@ class SwiftDriver:
         """The header that says who we are."""
         self._renew_at = -NEVER
         self._keep_metadata = settings.keep_metadata
-        self._metadata: dict[Key, list[str]] = {}
+        self._metadata: Recent[Key, list[str]] = Recent()
         self._known: dict[Key, Known] = {}
         self._empty: dict[Key, int] = {}
         """Keys that a HEAD has shown to be empty, and when they were written."""
@@ -169,19 +163,11 @@ class SwiftDriver:
     # -- preparing ------------------------------------------------------------------------------
 
     def _url(self, op: str, key: str) -> str:
-        if not key:
-            raise InvalidKeyError(op, key, "an empty key")
         if "\0" in key:
             raise InvalidKeyError(op, key, "Swift takes no NUL in a key")
         if not self._base:
             raise TransientError(op, key, "not logged in yet")
-        try:
-            path = quote(key, safe="/")
-        except UnicodeEncodeError as error:
-            raise InvalidKeyError(op, key, "not Unicode text") from error
-        if len(key) > _KEY_BYTES_MAX // 4 and len(key.encode()) > _KEY_BYTES_MAX:
-            raise InvalidKeyError(op, key, f"longer than {_KEY_BYTES_MAX} bytes")
-        return f"{self._base}/{path}"
+        return f"{self._base}/{path_of(op, key, _KEY_BYTES_MAX)}"
 
     def prepare_head(self, key: Key, /) -> Request:
         return Request("HEAD", self._url("head", key), [self.signing, "X-Newest: true"])
@@ -195,11 +181,11 @@ class SwiftDriver:
     ) -> Request:
         """A version as `expected` changes nothing: Swift ignores `If-Match` on PUT, and `Store` has looked before."""
         del form
-        lines = [self.signing, *(self._metadata.pop(key, None) or ("Content-Type: application/octet-stream",))]
+        lines = [self.signing, *(self._metadata.get(key) or ("Content-Type: application/octet-stream",))]
         if expected is ABSENT:
             lines.append("If-None-Match: *")
-        if digest := _md5(body, size):
-            lines.append(f"ETag: {digest}")
+        if (digest := digest_of("md5", body, size)) is not None:
+            lines.append(f"ETag: {digest.hexdigest()}")
         return Request("PUT", self._url("put", key), lines, body, size)
 
     def prepare_delete(self, key: Key, /, *, expected: Expected, form: Form = "quoted") -> Request:
@@ -243,8 +229,8 @@ class SwiftDriver:
             if key not in self._behind:
                 self._behind.add(key)
                 raise TransientError("get", key, "a replica answered with an older state than is known")
-        elif info.md5 and len(answer.body) == info.size and (_md5(answer.body, info.size) or info.md5) != info.md5:
-            raise CorruptError("get", key, "the bytes are not those of the ETag")
+        elif len(answer.body) == info.size and (digest := digest_of("md5", answer.body, info.size)) is not None:
+            self.check_digest(key, answer, digest)
         self._behind.discard(key)
         self._keep(key, answer)
         self._note(key, info)
@@ -333,10 +319,7 @@ class SwiftDriver:
         """With `--keep-metadata`: what the next PUT of this key has to say again."""
         if self._keep_metadata:
             kept = [pair for pair in answer.headers.items() if pair[0] in _KEPT or pair[0].startswith("x-object-meta-")]
-            self._metadata.pop(key, None)
-            self._metadata[key] = [f"{name}: {value}" for name, value in kept]
-            while len(self._metadata) > METADATA_MAX:
-                del self._metadata[next(iter(self._metadata))]
+            self._metadata.note(key, [f"{name}: {value}" for name, value in kept])
 
     def _info(self, op: str, key: Key, answer: Answer, size: int) -> ObjectInfo:
         tag = answer.headers.get("etag", "")
@@ -370,12 +353,10 @@ class SwiftDriver:
                 return InvalidKeyError(op, key, detail)
             case 413:
                 return QuotaError(op, key, detail)
-            case 408 | 409 | 422 | 425 | 429 | 498 | 499:
-                return TransientError(op, key, detail, retry_after_s=_retry_after(answer))
-            case _ if status >= 500 or status < 400:
-                return TransientError(op, key, detail, retry_after_s=_retry_after(answer))
+            case 422 | 498 | 499:
+                return made(TransientError, op, key, detail, answer)
             case _:
-                return StoreError(op, key, detail)
+                return made(kind_of(status), op, key, detail, answer)
 
     def describe(self) -> dict[str, object]:
         """Endpoint, region, container, what the login was made of, when its token ends; never a credential."""
@@ -407,13 +388,7 @@ def _listed(entry: dict[str, Any]) -> ObjectInfo:
 
 def _listed_ns(text: str) -> int:
     """Read `2026-11-21T05:25:51.123450`, UTC, rounded up to a second as Last-Modified is."""
-    seconds = _instant(text[:19])
-    return (seconds + (1 if text[19:].strip(".0Z") else 0)) * 10**9
-
-
-@lru_cache(maxsize=1024)
-def _instant(text: str) -> int:
-    return timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    return (iso_date_s(text[:19]) + (1 if text[19:].strip(".0Z") else 0)) * 10**9
 
 
 def _ceiling(stamp: str) -> int:
@@ -429,27 +404,8 @@ def _is_manifest(answer: Answer) -> bool:
     return "x-object-manifest" in answer.headers or "x-static-large-object" in answer.headers
 
 
-def _md5(body: bytes | BinaryIO, size: int) -> str:
-    """Digest of a body that is cheap to read twice; empty for others."""
-    if size > HASHED_MAX:
-        return ""
-    if isinstance(body, bytes):
-        return hashlib.md5(body, usedforsecurity=False).hexdigest()
-    at = body.tell()
-    digest = hashlib.md5(body.read(size), usedforsecurity=False).hexdigest()
-    body.seek(at)
-    return digest
-
-
 def _words(answer: Answer) -> str:
     """What an answer says, in one line: Swift writes small HTML pages."""
     text = _TAG.sub(b" ", answer.body[:2000]).decode(errors="replace")
     location = answer.headers.get("location", "") if 300 <= answer.status < 400 else ""
     return " ".join(f"{answer.status} {text} {location}".split())[:200]
-
-
-def _retry_after(answer: Answer) -> float:
-    try:
-        return max(0.0, float(answer.headers.get("retry-after", "0")))
-    except ValueError:
-        return 0.0

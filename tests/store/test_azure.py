@@ -26,9 +26,10 @@ import pytest
 from kopsfs import errors
 from kopsfs.errors import ConfigError, ConflictError, DeniedError, RefusedError, StoreGoneError, TransientError
 from kopsfs.store import azure_credentials
-from kopsfs.store.azure import HASHED_MAX, VERSION, AzureDriver
+from kopsfs.store.azure import VERSION, AzureDriver
 from kopsfs.store.curl import CA_VARIABLES, Options, fetch
 from kopsfs.store.driver import ABSENT, ANY, Answer, Key, Prefix, Request, Version
+from kopsfs.store.rest import HASHED_MAX
 from kopsfs.store.url import Settings, parse
 from tests.store.harness import DriverFace, StoreFace
 from tests.store.servers import Azurite

@@ -22,7 +22,8 @@ from kopsfs import errors
 from kopsfs.errors import ConfigError, ConflictError, DeniedError, StoreGoneError, TransientError
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import ABSENT, ANY, Answer, Key, Prefix, Version
-from kopsfs.store.gcs import HASHED_MAX, GcsDriver
+from kopsfs.store.gcs import GcsDriver
+from kopsfs.store.rest import HASHED_MAX
 from kopsfs.store.url import Settings, parse
 from tests.emulators.gcs import EVERYTHING, Server
 from tests.store.harness import DriverFace, StoreFace, exchange

@@ -19,8 +19,8 @@ import pytest
 from kopsfs import errors
 from kopsfs.errors import ConfigError, DeniedError, InvalidKeyError, RefusedError, StoreError, TransientError
 from kopsfs.store.driver import ABSENT, ANY, Answer, Key, Prefix, Version
-from kopsfs.store.s3 import HASHED_MAX, S3Driver
-from kopsfs.store.s3_answers import http_date_ns
+from kopsfs.store.rest import HASHED_MAX, http_date_ns
+from kopsfs.store.s3 import S3Driver
 from kopsfs.store.s3_site import aws_site, custom_site
 from tests.support.s3 import AWS, CUSTOM, KEY, driver_of, error_answer, headers_of
 

@@ -16,7 +16,8 @@ import pytest
 from kopsfs import errors
 from kopsfs.errors import DeniedError, TransientError
 from kopsfs.store.driver import ABSENT, ANY, Prefix
-from kopsfs.store.s3 import HASHED_MAX, S3Driver
+from kopsfs.store.rest import HASHED_MAX
+from kopsfs.store.s3 import S3Driver
 from tests.store.servers import S3Server
 from tests.support.s3 import KEY, driver_of, headers_of, sent
 
