@@ -169,6 +169,13 @@ class Demo:
         check("minSize: 3" in final and "m7i.large" in final, "the store does not have both edits")
         self.run(f"grep -E 'machineType|Size' {GROUP}")
 
+        self.say("It knows what the files mean: kops's own findings, and where each value comes from, offline")
+        self.run(f"kopsfs validate {CLUSTER} && echo clean")
+        self.run(f"sed -i 's/nonMasqueradeCIDR: 100.64.0.0/nonMasqueradeCIDR: 100.64.0/' {CLUSTER}/config")
+        self.run(f"kopsfs validate {CLUSTER}", status=1)
+        self.run(f"sed -i 's/nonMasqueradeCIDR: 100.64.0/nonMasqueradeCIDR: 100.64.0.0/' {CLUSTER}/config")
+        self.run(f"kopsfs explain {CLUSTER} spec.kubeAPIServer.etcdServers | head -4")
+
         self.say("Unmount: everything is uploaded first")
         os.chdir("/")
         print("   $ kopsfs umount state", flush=True)

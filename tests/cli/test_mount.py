@@ -45,7 +45,7 @@ class Bench:
             | environ,
             check=False,
             stdin=subprocess.DEVNULL,
-            timeout=60,
+            timeout=180,
         )
 
     def mount(self, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +62,7 @@ class Bench:
             os.kill(pid, signal.SIGKILL)
             import select
 
-            select.select([descriptor], [], [], 30)
+            select.select([descriptor], [], [], 120)
         finally:
             os.close(descriptor)
 
@@ -211,7 +211,7 @@ def test_a_foreground_mount_tells_the_service_manager(bench: Bench) -> None:
     address = bench.directory / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(address))
-        manager.settimeout(30)
+        manager.settimeout(120)
         daemon = subprocess.Popen(
             [sys.executable, "-m", "kopsfs", "mount", "--foreground", bench.url, str(bench.mountpoint)],
             env=os.environ
@@ -231,7 +231,7 @@ def test_a_foreground_mount_tells_the_service_manager(bench: Bench) -> None:
             while "WATCHDOG=1" not in heard:
                 heard.append(manager.recv(4096).decode())
             daemon.send_signal(signal.SIGTERM)
-            _, err = daemon.communicate(timeout=30)
+            _, err = daemon.communicate(timeout=120)
         finally:
             if daemon.poll() is None:
                 daemon.kill()
