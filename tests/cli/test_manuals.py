@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -52,6 +53,20 @@ def test_every_command_has_its_section(renderer: ModuleType) -> None:
     for commands in program.MODULES.values():
         for name in commands:
             assert f".Ss {name}\n" in page
+
+
+def test_every_exit_status_and_variable_is_explained(renderer: ModuleType) -> None:
+    page = renderer.render()["kopsfs.1"]
+    statuses = page.partition(".Sh EXIT STATUS")[2].partition(".Sh ")[0]
+    for status in {0, 130, *program._STATUSES.values()}:
+        assert f".It {status}\n" in statuses
+    settings = {option.env for option in OPTIONS}
+    read = {
+        name
+        for path in (ROOT / "kopsfs" / "cli").glob("*.py")
+        for name in re.findall(r'"(KOPS(?:FS)?_[A-Z_]+|NO_COLOR)"', path.read_text())
+    }
+    assert {name for name in read - settings if name not in page} == set()
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
