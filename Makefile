@@ -7,11 +7,12 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+STORES_KNOWN := s3 do scw hos linode gs azureblob swift oss k8s file memfs
 
 help:
 	@echo "make demo                mount the embedded store memfs://demo and show what kopsfs does (set-up included)"
 	@echo "make test                every test (set-up included); make lint: ruff, mypy, man pages, units"
-	@echo "make test-store STORE=x  all tests of one store (file memfs s3 do gs swift k8s oss), slow ones too"
+	@echo "make test-store STORE=x  all tests of one store, slow ones too: $(STORES_KNOWN)"
 	@echo "make soak                every slow test"
 	@echo "make bench               the table of figures, beside rclone and s3fs where they are installed"
 	@echo "make bench STORES=all    how fast each store is read, beside s3"
@@ -43,8 +44,10 @@ lint: $(VENV)/.all
 test: $(VENV)/.all
 	$(PY) -m pytest
 
-test-store: $(VENV)/.all
-	@[ -n "$(STORE)" ] || { echo "make test-store STORE=file|memfs|s3|do|gs|swift|k8s|oss" >&2; exit 2; }
+test-store:
+	@[ -n "$(filter $(STORES_KNOWN),$(STORE))" ] || \
+		{ echo "make test-store STORE=x: there is no store '$(STORE)', but $(STORES_KNOWN)" >&2; exit 2; }
+	$(MAKE) --no-print-directory $(VENV)/.all
 	$(PY) -m pytest --store=$(STORE)
 
 soak: $(VENV)/.all

@@ -118,7 +118,8 @@ def test_real_programs(row: Row, remote: Remote, mounted: MakeMount, corpus: Pat
     options = ["--allow-other"] if os.geteuid() == 0 else []
     mount = mounted(remote, *options, expect=("",))
     report = tmp_path / "report.json"
-    suite = [sys.executable, str(corpus / "mount/check_programs.py"), str(mount.path), "--json", str(report)]
+    program = str(corpus / "mount/check_programs.py")
+    suite = [sys.executable, program, str(mount.path), "--json", str(report), "--timeout", "120"]
     done = subprocess.run(suite, capture_output=True, text=True, check=False, timeout=3600)
     assert report.exists(), done.stdout + done.stderr
     summary = done.stdout.splitlines()[-1]

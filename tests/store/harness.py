@@ -183,6 +183,20 @@ def _k8s_elsewhere(directory: Path, page_size: int, server: object) -> Iterator[
 
 
 real = pytest.mark.real
+slow = pytest.mark.slow
+
+
+def _on_s3rver(scheme: str, *marks: Any) -> Harness:
+    return Harness(
+        f"{scheme}-s3rver",
+        _s3(scheme),
+        "s3rver",
+        server_loses=lambda key: not _plain(key),
+        server_pages=False,
+        server_tears="of 56 GETs among 400 PUTs 1 was half an object, 13 one state under another's ETag, 4 a 500",
+        marks=(real, *marks),
+    )
+
 
 HARNESSES = [
     Harness("memory", _memory, trusted_md5=True),
@@ -191,15 +205,7 @@ HARNESSES = [
     Harness("s3-bench-versioned", _s3("s3", versioned=True), "bench"),
     Harness("s3-moto", _s3("s3"), "moto", server_loses=lambda key: "\n" in key, marks=(real,)),
     Harness("do-moto", _s3("do"), "moto", server_loses=lambda key: "\n" in key, marks=(real,)),
-    Harness(
-        "do-s3rver",
-        _s3("do"),
-        "s3rver",
-        server_loses=lambda key: not _plain(key),
-        server_pages=False,
-        server_tears="of 56 GETs among 400 PUTs 1 was half an object, 13 one state under another's ETag, 4 a 500",
-        marks=(real,),
-    ),
+    _on_s3rver("do"),
     Harness("s3-ceph", _s3("s3"), "ceph", marks=(real,)),
     Harness("do-ceph", _s3("do"), "ceph", marks=(real,)),
     Harness("s3-ceph-versioned", _s3("s3", versioned=True), "ceph", marks=(real,)),
@@ -210,6 +216,8 @@ HARNESSES = [
     Harness("oss-v1", _oss(OSS_SIGNATURE_VERSION="v1"), "oss_server", may_refuse=_no_oss_name),
     Harness("swift", _swift, "swift", marks=(real,)),
     Harness("k8s", _k8s, trusted_md5=True),
+    *(Harness(f"{scheme}-ceph", _s3(scheme), "ceph", marks=(real, slow)) for scheme in ("scw", "hos", "linode")),
+    *(_on_s3rver(scheme, slow) for scheme in ("s3", "scw", "hos", "linode")),
 ]
 """What each server proves and does not prove is measured: moto takes no newline, s3rver breaks on odd keys and writes an
 object's bytes and its ETag in place, one after the other, Azurite sorts by UTF-16, so that U+FFEE comes behind 😀."""
