@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import yaml
 
-from kopsfs.store.k8s_layout import GROUP, KEY_NOTE, KEYSETS, SSH, Kind, Object, Place
+from kopsfs.store.k8s_layout import CLUSTERS, GROUP, KEY_NOTE, KEYSETS, SSH, Kind, Object, Place
 
 CONTENT_NOTE: Final = "kopsfs.io/content"
 PACKED_NOTE: Final = "kopsfs.io/content-gzip"
@@ -196,6 +196,8 @@ def fit(place: Place, data: bytes) -> Object:
     spec = document.get("spec")
     if not isinstance(spec, dict) or (kind is KEYSETS and spec.get("type", "Keypair") != "Keypair"):
         raise UnfitError("no spec" if kind is not KEYSETS else "not of type Keypair")
+    if kind is CLUSTERS and isinstance(spec.get("iam"), dict):
+        spec = {**spec, "iam": {"legacy": False, **spec["iam"]}}  # kops always sends it, and its definition wants it
     notes = {name: text for name, text in (metadata.get("annotations") or {}).items() if name not in _NOT_A_DOCUMENTS}
     made = _made(place, spec)
     made["metadata"] |= {"labels": metadata.get("labels") or {}, "annotations": notes}
