@@ -13,7 +13,7 @@ help:
 	@echo "make demo                mount the embedded store memfs://demo and show what kopsfs does (set-up included)"
 	@echo "make test                every test (set-up included); make lint: ruff, mypy, man pages, units"
 	@echo "make test-store STORE=x  all tests of one store, slow ones too: $(STORES_KNOWN)"
-	@echo "make soak                every slow test"
+	@echo "make soak                every slow test; many random examples"
 	@echo "make bench               the table of figures, beside rclone and s3fs where they are installed"
 	@echo "make bench STORES=all    how fast each store is read, beside s3"
 	@echo "make man, make deb       render the man pages; build the Debian package"
@@ -52,6 +52,7 @@ test-store:
 
 soak: $(VENV)/.all
 	$(PY) -m pytest -m slow
+	KOPSFS_TEST_EXAMPLES=1000 $(PY) -m pytest -m hypothesis
 
 bench: $(VENV)/.all
 	$(PY) -m tests.bench $(if $(STORES),--stores $(STORES))

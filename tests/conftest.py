@@ -5,6 +5,8 @@
 * The settings of the person who runs the tests are out of reach.
 * `slow` tests run when they are asked for (`-m slow`). `fuse` tests need /dev/fuse; where it is missing they
   are skipped and say so, and fail when CI is set.
+* A test that hangs ends the run after TIMEOUT_S, with the stack of every thread: nobody waits for a stuck mount.
+* Hypothesis tries the same examples each time. With KOPSFS_TEST_EXAMPLES=N (`make soak`) it tries N others.
 """
 
 from __future__ import annotations
@@ -17,9 +19,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kopsfs.mounts import mounts
 
+EXAMPLES = os.environ.get("KOPSFS_TEST_EXAMPLES", "")
+settings.register_profile(
+    "kopsfs",
+    deadline=None,
+    derandomize=not EXAMPLES,
+    max_examples=int(EXAMPLES or 100),
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("kopsfs")
+
+TIMEOUT_S = {"slow": 7200, "real": 900, "": 300}
+"""By mark, the first that fits. The first test that needs a real server waits for its package, too."""
 ExpectLog = Callable[[str], None]
 
 
@@ -128,10 +145,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             items[:] = [item for item in items if item not in slow]
     trouble = _fuse_trouble()
     for item in items:
+        item.add_marker(pytest.mark.timeout(next(s for mark, s in TIMEOUT_S.items() if _has(item, mark))))
         if trouble and item.get_closest_marker("fuse"):
             if os.environ.get("CI"):
                 raise pytest.UsageError(f"{item.nodeid}: {trouble}")
             item.add_marker(pytest.mark.skip(reason=trouble))
+
+
+def _has(item: pytest.Item, mark: str) -> bool:
+    return not mark or item.get_closest_marker(mark) is not None
 
 
 @pytest.fixture

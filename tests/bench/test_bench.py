@@ -73,7 +73,7 @@ def test_a_row_runs_through_a_real_mount_and_leaves_nothing_mounted(tmp_path: Pa
         "--folder",
         str(tmp_path),
     ]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     samples = json.loads(next(tmp_path.glob("*.json")).read_text())["samples"]
     assert [(sample["figure"], sample["value"] > 0) for sample in samples] == [("cat", True)]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kopsfs.mounts import mount_at, mounts
+from kopsfs.store.demo import CLUSTER, objects
 
 pytestmark = pytest.mark.fuse
 
@@ -290,6 +291,27 @@ def test_mount_8_finds_the_helper(bench: Bench) -> None:
 def test_the_call_of_mount_fuse3_is_understood(bench: Bench) -> None:
     assert said(bench.run(bench.url, bench.mountpoint, "-o", "rw,nosuid,nodev,dev,suid")) == (0, "", "")
     assert os.listdir(bench.mountpoint) == ["a"]
+
+
+def test_the_offline_commands_read_the_mount_of_a_store_where_there_is_one(bench: Bench) -> None:
+    for key, data in objects():
+        path = bench.store / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    words = ["validate", CLUSTER, "--state", bench.url, "-v"]
+    assert said(bench.run(*words)) == (0, "", f"kopsfs: {bench.url} is not mounted here: reading the directory\n")
+    bench.mount("--upload-delay=1m")
+    assert said(bench.run(*words)) == (0, "", f"kopsfs: {bench.url} is mounted on {bench.mountpoint}: reading there\n")
+    config = bench.mountpoint / CLUSTER / "config"
+    config.write_text(config.read_text().replace("100.64.0.0/10", "100.64.0.0/100"))
+    assert bench.run(*words).returncode == 1, "what is saved, and not uploaded yet, counts"
+    bench.kill()
+    done = bench.run("validate", CLUSTER, "--state", bench.url)
+    assert said(done) == (
+        0,
+        "",
+        f"kopsfs: 1 change of an earlier mount not in the store yet; kopsfs flush {bench.url}\n",
+    )
 
 
 def test_a_lazy_umount_returns_while_the_store_is_still_being_written(bench: Bench) -> None:

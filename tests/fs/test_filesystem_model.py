@@ -390,14 +390,10 @@ def run_alone(operations: list[tuple[Any, ...]], seed: int = 0) -> None:
         assert not [k for _, k in machine.requests() if _ == "put" and Reference().local(k)], "a dropping was uploaded"
 
 
-EXAMPLES = int(os.environ.get("KOPSFS_TEST_EXAMPLES", "150"))
 common = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
+    max_examples=int(os.environ.get("KOPSFS_TEST_EXAMPLES", "150")),
     suppress_health_check=list(HealthCheck),
     report_multiple_bugs=False,
-    derandomize=not os.environ.get("KOPSFS_TEST_EXAMPLES"),
-    database=None,
 )
 
 

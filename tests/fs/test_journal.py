@@ -429,7 +429,7 @@ def test_every_crash_leaves_all_that_was_acknowledged_and_whole_transactions(
         assert found in (expected[acknowledged], expected[begun]), copy.name
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abc"), st.sampled_from("abc")), max_size=40))
 def test_the_rows_say_what_the_memory_says(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, str, str]]

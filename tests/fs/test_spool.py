@@ -31,9 +31,7 @@ def directory(tmp_path: Path) -> SpoolDirectory:
     return SpoolDirectory(tmp_path, reserve_bytes=0)
 
 
-@settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(steps, max_size=25))
 def test_a_spool_is_a_file_and_its_generations_never_change(tmp_path: Path, walk: list[tuple[object, ...]]) -> None:
     place = directory(tmp_path)

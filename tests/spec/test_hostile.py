@@ -25,6 +25,8 @@ from kopsfs.spec.validation.structure import guard
 from tests.spec.test_validation_stages import MANIFEST
 
 SECONDS_MAX = 1.0
+UNITS_MAX = 75
+"""The same on a slower or a busier machine: so many times the reference work in `RUN` (measured: at most 9 on an idle one, 26 on a busy one)."""
 MEMORY_KIB_MAX = 200 * 1024
 
 RUN = """
@@ -34,11 +36,14 @@ from kopsfs.spec.validation.files import judge_files
 from kopsfs.spec.validation.stages import Judge
 data = eval(sys.argv[1])
 start = time.process_time()
+sum(len(str(n)) for n in range(300_000))
+unit = time.process_time() - start
+start = time.process_time()
 found = judge_files(Judge(), {"x": data})
 seconds = time.process_time() - start
 del data
 peak_kib = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-print(json.dumps([seconds, peak_kib, [str(e.finding.kind) for e in found][:3]]))
+print(json.dumps([seconds, unit, peak_kib, [str(e.finding.kind) for e in found][:3]]))
 """
 
 HOSTILE = {
@@ -72,13 +77,13 @@ def test_a_hostile_document_is_an_error_at_once(name: str) -> None:
     limited = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n" + RUN
     ran = subprocess.run(
         [sys.executable, "-c", limited, HOSTILE[name]],
-        capture_output=True, text=True, timeout=30, check=False, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=240, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
-    seconds, memory_kib, kinds = json.loads(ran.stdout)
+    seconds, unit, memory_kib, kinds = json.loads(ran.stdout)
     assert kinds, "nothing was found"
     assert memory_kib < MEMORY_KIB_MAX
-    assert seconds < SECONDS_MAX, f"{seconds:.2f} s"
+    assert seconds < max(SECONDS_MAX, UNITS_MAX * unit), f"{seconds:.2f} s; the reference takes {unit:.3f} s"
 
 
 def test_a_bom_and_crlf_are_no_errors() -> None:
@@ -109,7 +114,7 @@ def test_a_document_opens_nothing(channel: str, tmp_path: Path) -> None:
     )
     ran = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "m.yaml"), str(tmp_path)],
-        capture_output=True, text=True, timeout=30, check=False, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=240, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert "EVENT" not in ran.stderr
     assert "a bug" not in ran.stderr

@@ -169,7 +169,7 @@ def test_rules_are_listed_with_their_source(capsys: pytest.CaptureFixture[str]) 
 
 def test_progress_is_shown_on_a_terminal(store: Path) -> None:
     child = pexpect.spawn(
-        sys.executable, ["-m", "kopsfs", "validate", "--all", "--state", str(store)], timeout=20, encoding="utf-8",
+        sys.executable, ["-m", "kopsfs", "validate", "--all", "--state", str(store)], timeout=120, encoding="utf-8",
         cwd=Path(__file__).parents[2], dimensions=(24, 120),
     )  # fmt: skip
     child.expect("validate.*2/2")

@@ -112,7 +112,7 @@ class FaultProxy:
     # In the loop's thread.
 
     def _run(self, coroutine: object) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)  # type: ignore[arg-type]
 
     async def _listen(self) -> None:
         if self._server is None:

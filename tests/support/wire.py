@@ -57,7 +57,7 @@ class Wire:
         return f"{'https' if self.context else 'http'}://localhost:{self.port}"
 
     def call(self, coroutine: object) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)  # type: ignore[arg-type]
 
     def block(self) -> None:
         """Answer nothing until `unblock`."""
@@ -141,7 +141,7 @@ async def ask(engine: Engine, request: Request, **options: object) -> Answer | S
         came.set()
 
     engine.submit(request, done=done, **options)  # type: ignore[arg-type]
-    with trio.fail_after(20):
+    with trio.fail_after(120):
         await came.wait()
     assert len(results) == 1
     return results[0]
