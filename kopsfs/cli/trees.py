@@ -124,6 +124,7 @@ class Trees:
                 f"{count(left, 'change')} of an earlier mount not in the store yet; kopsfs flush {loaded.state}"
             )
         if loaded.state.startswith("file://"):
+            self._tell(f"{loaded.state} is not mounted here: reading the directory")
             return self._directory(Path(loaded.state.removeprefix("file://")), FileStore)
         from kopsfs.cli.stored import Stored
 

@@ -25,6 +25,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kopsfs import places
 from kopsfs.cli import completed, stored, trees
 from kopsfs.cli.program import main
 from kopsfs.cli.workspace import Directory
@@ -45,9 +46,9 @@ COMPLETED = "cluster-completed.spec"
 
 @pytest.fixture(autouse=True)
 def _own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing of the store may be kept on this machine."""
+    """Nothing of the store may be kept on this machine, and mounts of others on it are none of ours."""
+    monkeypatch.setattr(places, "runtime_dir", lambda _environ, _uid: tmp_path / "run")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("KOPSFS_STATE_DIR", str(tmp_path / "kept"))
     monkeypatch.setenv("KOPSFS_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
