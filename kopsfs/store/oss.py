@@ -95,6 +95,14 @@ _HINTS: Final = {
     "NoSuchBucket": "create it with: ossutil mb oss://BUCKET",
     "RequestTimeTooSkewed": "set this machine's clock",
 }
+_RIGHTS: Final = {
+    "list": "oss:ListObjects",
+    "head": "oss:GetObject",
+    "get": "oss:GetObject",
+    "put": "oss:PutObject",
+    "delete": "oss:DeleteObject",
+}
+"""What RAM has to allow. Source: Alibaba Cloud "RAM policies for OSS"."""
 
 
 def open_driver(location: Location, settings: Settings) -> OssDriver:
@@ -347,6 +355,8 @@ class OssDriver:
             detail += f": set OSS_REGION={endpoint.removesuffix('.aliyuncs.com')}"
         elif hint := _HINTS.get(found.code):
             detail += f": {hint.replace('BUCKET', self._bucket)}"
+        elif found.status == 403 and found.code in {"AccessDenied", ""} and op in _RIGHTS:
+            detail += f": allow {_RIGHTS[op]} on {self._bucket}"
         # Of a key pair that does not end they say that it was never good.
         ended = found.code in _EXPIRED and self._found is not None and self._found.token
         kind = RefusedError if ended else _CODES.get(found.code)

@@ -42,6 +42,7 @@ from kopsfs.store.rest import Recent, digest_of, http_date_ns, path_of, skew_of,
 from kopsfs.store.s3_answers import (
     WRONG_REGION,
     Fault,
+    advice,
     error_of,
     fault,
     flat,
@@ -272,7 +273,12 @@ class S3Driver:
             raise self._failure("list", prefix, answer)
         # A listing that says what it said before is not read again: 0.2 ms a page instead of 8.
         digest = hashlib.blake2b(answer.body, digest_size=16).digest()
-        page = self._pages.get(digest) or page_of(prefix, answer)
+        try:
+            page = self._pages.get(digest) or page_of(prefix, answer)
+        except TransientError as error:
+            if self._endpoint:
+                error.detail += "; is S3_ENDPOINT an S3 server's?"
+            raise
         self._pages.note(digest, page)
         return page
 
@@ -288,7 +294,8 @@ class S3Driver:
         if lesson:
             log.info("bucket=%s %s", self._bucket, lesson)
             return TransientError(op, key, f"{found.detail} ({lesson})")
-        return error_of(op, key, answer, found)
+        detail = found.detail + advice(op, self._bucket, found, custom=bool(self._endpoint))
+        return error_of(op, key, answer, found._replace(detail=detail))
 
     def _lesson(self, answer: Answer, found: Fault) -> str:
         """Learn region and clock; empty where there is nothing to learn, or it was known."""

@@ -1,6 +1,7 @@
 """What does an answer of S3 mean?
 
-Pure functions from bytes and headers to values and errors: listings by expat, and the one table from S3's error codes to our closed tree. Act on codes and statuses, never on messages.
+Pure functions from bytes and headers to values and errors: listings by expat, the one table from S3's error codes to our
+closed tree, and what a person can do about an error. Act on codes and statuses, never on messages.
 """
 
 from __future__ import annotations
@@ -84,6 +85,13 @@ WRONG_REGION: Final = frozenset(
         "IllegalLocationConstraintException",
     }
 )
+_RIGHTS: Final = {
+    "list": "s3:ListBucket",
+    "head": "s3:GetObject",
+    "get": "s3:GetObject",
+    "put": "s3:PutObject",
+    "delete": "s3:DeleteObject",
+}
 _CONDITIONS: Final = frozenset({"if-match", "if-none-match"})
 
 
@@ -100,6 +108,29 @@ def fault(answer: Answer) -> Fault:
     if not code and (location := answer.headers.get("location")):
         words.append(f"redirected to {location}")
     return Fault(answer.status, code, " ".join(" ".join(words).split())[:300], fields)
+
+
+def advice(op: str, bucket: str, found: Fault, *, custom: bool) -> str:
+    """What to set, as the end of a message; `custom`: the bucket is where S3_ENDPOINT says. Empty: nobody knows."""
+    pair = "S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY" if custom else "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    region = "S3_REGION" if custom else "AWS_REGION"
+    match found.code:
+        case "InvalidAccessKeyId":
+            return f"; set {pair}" + ("" if custom else ", or AWS_PROFILE")
+        case "SignatureDoesNotMatch":
+            return f"; set {pair.rpartition(' ')[2]}" + (f", and {region} to the endpoint's" if custom else "")
+        case code if _CODES.get(code) is RefusedError:
+            return f"; set {pair}" + ("" if custom else " and AWS_SESSION_TOKEN anew, or `aws sso login`")
+        case code if code in WRONG_REGION:
+            return f"; set {region}" + (" or S3_ENDPOINT" if custom else "")
+        case "NoSuchBucket":
+            return f"; make the bucket {bucket}, or correct the URL" + (" or S3_ENDPOINT" if custom else "")
+        case "RequestTimeTooSkewed":
+            return "; set this machine's clock"
+        case "AccessDenied" | "" if found.status == 403 and op in _RIGHTS:
+            return f"; allow {_RIGHTS[op]} on {bucket}"
+        case _:
+            return ""
 
 
 def error_of(op: str, key: str, answer: Answer, found: Fault) -> StoreError:

@@ -10,7 +10,6 @@ AWS "Amazon S3 endpoints and quotas".
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -37,7 +36,6 @@ class Quirks:
     """Encryption headers are sent at all; the others must not even see an empty one (kops #5519)."""
     region_label: int | None = None
     """Which label of the endpoint's host name is the region, where `S3_REGION` does not say."""
-    price_per_1000: Mapping[str, float] | None = None
 
 
 QUIRKS: Final = {

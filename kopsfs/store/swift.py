@@ -340,7 +340,10 @@ class SwiftDriver:
             case 401:
                 return RefusedError(op, key, f"{detail}: Swift refuses the token of {self._login.auth_url}")
             case 403:
-                return DeniedError(op, key, f"{detail}: this login has no such right on container {self._container}")
+                what = f"this login has no such right on container {self._container}"
+                return DeniedError(
+                    op, key, f"{detail}: {what}; grant it a role in the project, or an ACL of the container"
+                )
             case 404 if op in {"list", "put"}:
                 hint = f"no container {self._container}: openstack container create {self._container}"
                 return StoreGoneError(op, key, hint)
