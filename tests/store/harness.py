@@ -300,10 +300,10 @@ def exchange(op: str, request: Request) -> Answer:
     assert url.hostname is not None
     if url.scheme == "https":
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            url.hostname, url.port, timeout=20, context=ssl.create_default_context()
+            url.hostname, url.port, timeout=90, context=ssl.create_default_context()
         )
     else:
-        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=20)
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=90)
     target = request.url.split("://", 1)[1].partition("/")
     headers = [line.split(":", 1) for line in request.headers]
     names = {name.lower() for name, _ in headers}
@@ -345,7 +345,7 @@ class StoreFace:
 
     def _run(self, act: Callable[[], Any]) -> Any:
         async def bounded() -> Any:
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 return await act()
 
         return trio.from_thread.run(bounded, trio_token=self._token)

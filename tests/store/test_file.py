@@ -290,7 +290,7 @@ def test_processes_that_count_together_lose_no_increment(driver: FileDriver, roo
             assert racer.stdin is not None
             racer.stdin.write("go\n")
             racer.stdin.flush()
-        won = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+        won = [int(racer.communicate(timeout=240)[0]) for racer in racers]
     finally:
         for racer in racers:
             racer.kill()
@@ -370,7 +370,7 @@ def test_changes_by_others_are_told(root: Path) -> None:
     def expect(*wanted: str) -> None:
         missing = set(wanted)
         while missing:
-            key = told.get(timeout=5)
+            key = told.get(timeout=60)
             assert ".tmp" not in key
             missing.discard(key)
 
