@@ -466,9 +466,8 @@ class State:
         name, has = metadata["name"], old.item["metadata"]
         version = metadata.get("resourceVersion", "")
         if not version and (resource.schema is not None or resource is CRDS):
-            refused = invalid(resource, name, [wrong("metadata.resourceVersion", 0, "must be specified for an update")])
-            refused.details = {**(refused.details or {}), "kind": resource.plural}
-            raise refused
+            named = Resource(resource.group, resource.version, resource.plural, resource.plural)
+            raise invalid(named, name, [wrong("metadata.resourceVersion", 0, "must be specified for an update")])
         if metadata.get("uid", has["uid"]) != has["uid"]:
             why = f"UID in precondition: {metadata['uid']}, UID in object meta: {has['uid']}"
             raise conflict(resource, name, f"Precondition failed: {why}")
