@@ -52,29 +52,35 @@ class _S3Port(S3):
 
 
 class _Door:
-    """The listening socket of the store's port; it can be shut and opened again at the same number."""
+    """The listening socket of the store's port; it can be shut and opened again at the same number.
+
+    While it is shut its port is bound, and not listened on: connections are refused, and nobody else gets it.
+    """
 
     def __init__(self, s3: S3, host: str, port: int) -> None:
         self.s3 = s3
         self.host = host
         self.port = port
-        self.socket: socket.socket | None = None
+        self.is_open = False
+        self.socket = self._bound()
+        self.port = self.socket.getsockname()[1]
 
-    @property
-    def is_open(self) -> bool:
-        return self.socket is not None
+    def _bound(self) -> socket.socket:
+        bound = socket.socket()
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((self.host, self.port))
+        bound.setblocking(False)
+        return bound
 
     def open(self) -> None:
-        self.socket = socket.create_server((self.host, self.port), backlog=BACKLOG)
-        self.socket.setblocking(False)
-        self.port = self.socket.getsockname()[1]
+        self.socket.listen(BACKLOG)
+        self.is_open = True
         asyncio.get_running_loop().add_reader(self.socket.fileno(), self._accept, self.socket)
 
     def shut(self) -> None:
-        assert self.socket is not None
         asyncio.get_running_loop().remove_reader(self.socket.fileno())
         self.socket.close()
-        self.socket = None
+        self.socket, self.is_open = self._bound(), False
         for connection in list(self.s3.connections):
             connection.abort()
 

@@ -77,7 +77,7 @@ def test_what_hangs_leaves_a_place_to_other_kinds(hang: Lane, others: list[Lane]
             wire.block()
 
             async def arrived(count: int) -> None:
-                with trio.fail_after(20):
+                with trio.fail_after(120):
                     while len(wire.heads) < count:
                         await trio.sleep(0.001)
 
