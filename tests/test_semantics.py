@@ -270,7 +270,7 @@ class TestSection08:
 
     def test_a_save_is_one_put_and_a_rename_put_then_delete(self, s3: S3Remote, mounted: MakeMount) -> None:
         s3.put("c1/f", b"1")
-        mount = mounted(s3)
+        mount = mounted(s3, "--upload-delay=1m")
         (mount / "c1/f.new").write_bytes(b"2")
         (mount / "c1/f.new").rename(mount / "c1/f")
         assert mount.flush() == 0
@@ -283,7 +283,7 @@ class TestSection08:
         assert s3.keys() == ["c2/g"]
 
     def test_a_file_that_came_and_went_leaves_no_trace(self, s3: S3Remote, mounted: MakeMount) -> None:
-        mount = mounted(s3, "--upload-delay=5s")
+        mount = mounted(s3, "--upload-delay=1m")
         (mount / "a").write_bytes(b"x")
         (mount / "a").unlink()
         assert mount.flush() == 0

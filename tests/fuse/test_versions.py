@@ -131,7 +131,7 @@ def test_twenty_saves_in_a_row_are_few_puts_and_the_last_is_stored(s3: S3Remote,
 def test_a_rename_to_a_backup_that_is_never_finished_does_not_lose_the_file(s3: S3Remote, mounted: MakeMount) -> None:
     """vim's save, killed with its machine between the rename and the new file."""
     s3.put("c1/f", b"precious\n")
-    mount = mounted(s3)
+    mount = mounted(s3, "--delete-delay=5m")
     assert (mount / "c1/f").read_bytes() == b"precious\n"
     (mount / "c1/f").rename(mount / "c1/f~")
     assert s3.get("c1/f") == b"precious\n"
