@@ -36,6 +36,8 @@ READY_S = 120.0
 SLACK_S = 15.0
 """What a machine with more work than CPUs adds to a promise of seconds. A test whose promise is broken takes longer still:
 for ever, or a budget it has set to a minute."""
+PACKAGES = {"runuser": "util-linux", "fusermount3": "fuse3"}
+"""Of Debian, where they are called otherwise than the program."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -323,6 +325,9 @@ def freeze(process: int) -> None:
 
 
 def needs(*programs: str) -> None:
-    """The programs this test is about; a missing one is an error that says how to get it, not a pass."""
-    missing = [program for program in programs if shutil.which(program) is None]
-    assert not missing, f"apt-get install {' '.join(missing)}"
+    """The programs this test is about; one that is missing is installed, and fails the test where it cannot be."""
+    missing = [PACKAGES.get(program, program) for program in programs if shutil.which(program) is None]
+    if missing:
+        from tests.store.servers import apt_get
+
+        apt_get(*missing)

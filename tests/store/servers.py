@@ -5,8 +5,9 @@
         driver = open_driver(location, Settings(environ=server.environment))
 
 Each listens on free ports of 127.0.0.1, writes only below a directory of its own, and ends with the block.
-A missing package is installed: Debian's by apt-get, PyPI's into this virtual environment, npm's below `.work/`.
-What cannot be installed fails the test that asked for it, with the installer's last words; nothing is skipped.
+A missing package is installed: Debian's by apt-get, PyPI's into this virtual environment, npm's below `.work/`; a
+registry that hiccups is asked again. What cannot be installed fails the test that asked for it, with the installer's
+last words; nothing is skipped.
 
 Tests ask for them by the session-scoped fixtures of `tests/store/conftest.py`.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -44,6 +46,10 @@ from tests.bench.s3server import ACCESS_KEY, SECRET_KEY, Server
 
 CACHE = Path(__file__).parent.parent.parent / ".work"
 """Git-ignored; npm packages are kept here from run to run."""
+START_S = 240.0
+"""A server that has not answered by then never will, on however slow a machine."""
+INSTALL_TRIES = 3
+INSTALL_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -103,39 +109,75 @@ class S3Server:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(server.getsockname()[1]) for server in held]
-    finally:
-        for server in held:
-            server.close()
+    """Ports for programs that bind them some seconds later.
+
+    None of those that the kernel gives to connections by itself: one of them could have it by then.
+    """
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [port for port in range(10_000, 65_000) if not low <= port <= high] or range(10_000, 65_000)
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.SystemRandom().choice(ports)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.add(port)
+    return list(found)
 
 
 def install(what: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-    """Install a package; its failure is the test's."""
-    ended = subprocess.run(
-        list(command), env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    """Install a package, in a few attempts; its failure is the test's."""
+    for attempt in range(INSTALL_TRIES):
+        time.sleep(attempt * 5)  # the registry's moment
+        try:
+            ended = subprocess.run(
+                list(command),
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=INSTALL_S,
+            )
+            status, said = f"ends with {ended.returncode}", ended.stdout
+        except subprocess.TimeoutExpired as error:
+            status, said = f"does not end within {INSTALL_S:.0f} s", error.stdout or b""
+        else:
+            if not ended.returncode:
+                return
+    tail = b"\n".join(said.splitlines()[-20:]).decode(errors="replace")
+    pytest.fail(
+        f"cannot install {what}, which this test needs: {' '.join(command)} {status}, {INSTALL_TRIES} times:\n{tail}"
     )
-    if ended.returncode:
-        tail = b"\n".join(ended.stdout.splitlines()[-5:]).decode(errors="replace")
-        pytest.fail(f"cannot install {what}, which this test needs: {' '.join(command)} says\n{tail}")
 
 
-def wait_for_answer(url: str, seconds: float, process: subprocess.Popen[bytes] | None, log: Path) -> None:
-    """Until any HTTP answer comes; a process that ended or a time that is over fails the test with its log."""
+def npm_install(package: str, version: str, home: Path) -> None:
+    """Have a package of npm below `home`, whole: what an install that broke off has left is installed again."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        apt_get("nodejs", "npm")
+    done = home / f".{package}-{version}-is-here"
+    if done.exists():
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    quiet = ("--no-audit", "--no-fund", "--no-save", "--no-update-notifier")
+    command = ["npm", "install", "--prefix", str(home), *quiet, f"{package}@{version}"]
+    # The user's own cache may be anybody's, or nowhere.
+    install(package, command, {"npm_config_cache": str(CACHE / "npm")})
+    done.touch()
+
+
+def wait_for_answer(url: str, process: subprocess.Popen[bytes] | None, log: Path) -> None:
+    """Until any HTTP answer comes; a process that ended or START_S that are over fail the test with its log."""
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting))
     opener = urllib.request.build_opener(*handlers)
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + START_S
     while True:
         try:
-            opener.open(url, timeout=5).close()
+            opener.open(url, timeout=30).close()
             return
         except urllib.error.HTTPError:
             return
@@ -149,8 +191,11 @@ def wait_for_answer(url: str, seconds: float, process: subprocess.Popen[bytes] |
 
 
 @contextlib.contextmanager
-def scratch(name: str) -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix=f"kopsfs-{name}-"))
+def scratch(name: str, *, in_memory: bool = False) -> Iterator[Path]:
+    """A directory that ends with the block; `in_memory` where the machine has such a place, and room there."""
+    shared = Path("/dev/shm")
+    fits = in_memory and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 1 << 28
+    directory = Path(tempfile.mkdtemp(prefix=f"kopsfs-{name}-", dir=shared if fits else None))
     try:
         yield directory
     finally:
@@ -196,7 +241,7 @@ def moto() -> Iterator[S3Server]:
     with scratch("moto") as directory:
         log = directory / "log"
         with program([str(binary), "-H", "127.0.0.1", "-p", str(port)], log) as process:
-            wait_for_answer(f"http://127.0.0.1:{port}/moto-api/", 60, process, log)
+            wait_for_answer(f"http://127.0.0.1:{port}/moto-api/", process, log)
             yield S3Server("moto", f"http://127.0.0.1:{port}", "kopsfs-access", "kopsfs-secret")
 
 
@@ -207,29 +252,25 @@ def moto() -> Iterator[S3Server]:
 def s3rver() -> Iterator[S3Server]:
     """s3rver ignores If-Match and If-None-Match; keys with `//` or `..` break its connection."""
     home = CACHE / "s3rver"
+    npm_install("s3rver", "3.7.1", home)
     script = home / "node_modules" / ".bin" / "s3rver"
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        apt_get("nodejs", "npm")
-    if not script.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        install(
-            "s3rver", ["npm", "install", "--prefix", str(home), "--no-audit", "--no-fund", "--no-save", "s3rver@3.7.1"]
-        )
     port = free_port()
-    with scratch("s3rver") as directory:
+    # It answers a PUT before the bytes are written (filesystem.js, putObject): a busy disk would tear what is read next.
+    with scratch("s3rver", in_memory=True) as directory:
         log = directory / "log"
         (directory / "data").mkdir()
         command = ["node", str(script), "-d", str(directory / "data"), "-a", "127.0.0.1", "-p", str(port)]
         with program(command, log) as process:
-            wait_for_answer(f"http://127.0.0.1:{port}/", 60, process, log)
+            wait_for_answer(f"http://127.0.0.1:{port}/", process, log)
             yield S3Server("s3rver", f"http://127.0.0.1:{port}", "S3RVER", "S3RVER")
 
 
 def apt_get(*packages: str) -> None:
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    lock = ("-o", "DPkg::Lock::Timeout=600")
-    install("package lists", ["apt-get", "update", "-q"], quiet)
-    install(" ".join(packages), ["apt-get", "install", "-q", "-y", "--no-install-recommends", *lock, *packages], quiet)
+    patient = ("-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3")
+    install("package lists", ["apt-get", "update", "-q", *patient], quiet)
+    command = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *patient, *packages]
+    install(" ".join(packages), command, quiet)
 
 
 # -- Ceph: a real S3 server that checks signatures ---------------------------------------------------
@@ -313,7 +354,7 @@ def ceph() -> Iterator[S3Server]:
         do("ceph-osd", "-c", str(conf), "-i", "0", "--mkfs", "--osd-uuid", osd)
         _start_osd(programs, start, conf, log, do)
         gateway = programs.enter_context(program(["radosgw", *start, "-n", "client.rgw"], log))
-        wait_for_answer(f"http://127.0.0.1:{port}/", 90, gateway, log)
+        wait_for_answer(f"http://127.0.0.1:{port}/", gateway, log)
         for user in ("kopsfs", "other"):
             keys = ["--access-key", f"{user}-access", "--secret-key", f"{user}-secret"]
             admin = ["radosgw-admin", "-c", str(conf), "-n", "client.rgw"]
@@ -324,7 +365,7 @@ def ceph() -> Iterator[S3Server]:
 
 def _start_osd(programs: contextlib.ExitStack, start: list[str], conf: Path, log: Path, do: Callable[..., str]) -> None:
     """Start the OSD until it stays up: with cephx off it may ask before it knows the cluster's id, and exit."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + START_S
     process = programs.enter_context(program(["ceph-osd", *start, "-i", "0"], log))
     while " 1 up" not in do("ceph", "-c", str(conf), "--connect-timeout", "60", "osd", "stat"):
         if process.poll() is not None:
@@ -390,15 +431,8 @@ class Azurite:
 def azurite(*options: str, ca_file: str = "") -> Iterator[Azurite]:
     """Azurite 3.37, in memory. With a certificate in `options` it speaks HTTPS, which `--oauth` needs."""
     home = CACHE / "azurite"
+    npm_install("azurite", "3.37.0", home)
     script = home / "node_modules" / ".bin" / "azurite-blob"
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        apt_get("nodejs", "npm")
-    if not script.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        install(
-            "azurite",
-            ["npm", "install", "--prefix", str(home), "--no-audit", "--no-fund", "--no-save", "azurite@3.37.0"],
-        )
     port = free_port()
     with scratch("azurite") as directory:
         log = directory / "log"
@@ -406,7 +440,7 @@ def azurite(*options: str, ca_file: str = "") -> Iterator[Azurite]:
         account = {"AZURITE_ACCOUNTS": f"{Azurite.account}:{Azurite.key}"}
         with program([*command, "--disableTelemetry", "--disableProductStyleUrl"], log, account) as process:
             endpoint = f"{'https://localhost' if ca_file else 'http://127.0.0.1'}:{port}"
-            wait_for_answer(f"{endpoint}/", 60, process, log)
+            wait_for_answer(f"{endpoint}/", process, log)
             yield Azurite(endpoint, ca_file=ca_file)
 
 

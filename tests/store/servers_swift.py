@@ -121,7 +121,7 @@ class SwiftServer:
 def _exchange(request: urllib.request.Request) -> tuple[int, dict[str, str], bytes]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=30) as answer:
+        with opener.open(request, timeout=120) as answer:
             return answer.status, dict(answer.headers), answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -244,18 +244,19 @@ def _user() -> str:
 def _install() -> None:
     if shutil.which("memcached") is None:
         apt_get("memcached")
-    if not (HOME / "bin" / "python").exists():
-        install("a virtual environment", [sys.executable, "-m", "venv", str(HOME)])
-    needed = ("swift-proxy-server", "keystone-manage", "waitress-serve")
-    if not all((HOME / "bin" / name).exists() for name in needed):
+    done = HOME / ".is-here"
+    if not done.exists():
+        install("a virtual environment", [sys.executable, "-m", "venv", "--clear", str(HOME)])
         install("swift and keystone", [str(HOME / "bin" / "pip"), "install", "-q", *PACKAGES])
+        done.touch()
 
 
 class _Servers:
     """The programs, each with its log."""
 
-    def __init__(self, home: Path, programs: contextlib.ExitStack) -> None:
+    def __init__(self, home: Path, ports: Mapping[str, int], programs: contextlib.ExitStack) -> None:
         self.home = home
+        self._ports = ports
         self._programs = programs
         self._container: contextlib.ExitStack | None = None
 
@@ -284,6 +285,11 @@ class _Servers:
         elif run and self._container is None:
             self._container = contextlib.ExitStack()
             self._container.enter_context(program(self.swift("container"), self.log("swift-container")))
+            self.wait_for("container")
+
+    def wait_for(self, kind: str) -> None:
+        """The proxy remembers for a minute that a server did not answer."""
+        wait_for_answer(f"http://127.0.0.1:{self._ports[kind]}/", None, self.log(f"swift-{kind}"))
 
     def update(self) -> None:
         self.do("updater", "python", "-c", UPDATER, str(self.home / "etc"))
@@ -300,7 +306,7 @@ def swift(token_seconds: int = 3600) -> Iterator[SwiftServer]:
             (home / name).mkdir(parents=True, mode=0o700)
         _write_keystone(home, token_seconds)
         _write_swift(home, ports)
-        servers = _Servers(home, programs)
+        servers = _Servers(home, ports, programs)
         base = _bootstrap(servers, ports)
         programs.callback(servers.container_server, False)
         memcached = ["-l", "127.0.0.1", "-p", str(ports["memcached"]), "-U", "0", "-u", _user(), "-m", "32"]
@@ -309,9 +315,11 @@ def swift(token_seconds: int = 3600) -> Iterator[SwiftServer]:
         servers.container_server(True)
         for kind in ("account", "object", "proxy"):
             servers.start(f"swift-{kind}", *servers.swift(kind))
-        wait_for_answer(base, 90, None, servers.log("keystone"))
+        for kind in ("account", "object"):
+            servers.wait_for(kind)
+        wait_for_answer(base, None, servers.log("keystone"))
         proxy = f"http://127.0.0.1:{ports['proxy']}"
-        wait_for_answer(f"{proxy}/healthcheck", 60, None, servers.log("swift-proxy"))
+        wait_for_answer(f"{proxy}/healthcheck", None, servers.log("swift-proxy"))
         yield _populate(base, proxy, token_seconds, servers)
 
 
