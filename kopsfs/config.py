@@ -286,7 +286,9 @@ def state_store(flag: str | None, environ: Mapping[str, str], home: Path, own_fi
         found = own_file
     else:
         found, warnings = _kops_file(home)
-    url = (found.url if found else "").removesuffix("/")
+    url = found.url if found else ""
+    if url != "k8s://":  # kops trims that, too, and then does not know it
+        url = url.removesuffix("/")
     if found is None or not url:
         raise ConfigError("\n".join((*warnings, STATE_STORE_REQUIRED)))
     return StateStore(_without_userinfo(url), found.origin, warnings)

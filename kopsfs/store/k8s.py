@@ -139,6 +139,7 @@ class K8sDriver:
         feed = self._feed
         return {
             "kind": "k8s",
+            "server": self._access.server,
             "context": self._access.context or "in cluster",
             "user": self._access.user,
             "credentials": self._access.origin,

@@ -23,6 +23,7 @@ from kopsfs.errors import (
     InvalidKeyError,
     NotFoundError,
     QuotaError,
+    RefusedError,
     StoreError,
     StoreGoneError,
     TooLargeError,
@@ -40,11 +41,11 @@ MANAGER: Final = "kopsfs"
 _WORDS_MAX: Final = 300
 
 
-class ExpiredError(StoreError):
+class ExpiredError(TransientError):
     """410: the server has forgotten the version a listing or a watch stands on; begin anew."""
 
 
-class InvalidObjectError(StoreError):
+class InvalidObjectError(InvalidKeyError):
     """422: the server does not take such an object; `detail` says why."""
 
 
@@ -128,6 +129,8 @@ class Api:
             if self._access.refused(connection):
                 connection = self._access.connection()
                 answer = self._send(ask, connection, read_s)
+        if answer.status not in {401, 403}:
+            self._access.accepted = True
         if not 200 <= answer.status < 300:
             body = self._drain(answer)
             raise self._failure(ask, answer.status, answer.headers, body)
@@ -223,7 +226,7 @@ class Api:
         op, key = ask.op, ask.key
         match status:
             case 401:
-                return DeniedError(op, key, self._unknown(words))
+                return RefusedError(op, key, self._unknown(words))
             case 403:
                 return self._forbidden(ask, words, details)
             case 404:
@@ -266,7 +269,7 @@ class Api:
         if ask.kind is NAMESPACES:
             where = "of the cluster"
         if user == "system:anonymous":
-            return DeniedError(ask.op, ask.key, self._unknown("403 anonymous"))
+            return RefusedError(ask.op, ask.key, self._unknown("403 anonymous"))
         return DeniedError(
             ask.op, ask.key, f"{user} may not {ask.verb} {ask.kind.name} {where}: grant that verb by RBAC"
         )

@@ -18,9 +18,11 @@ import secrets
 import time
 from calendar import timegm
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from kopsfs.errors import CorruptError, NotFoundError, StoreError, TransientError
+from kopsfs.errors import ConflictError, CorruptError, NotFoundError, StoreError, TransientError
+from kopsfs.store.driver import Key
 from kopsfs.store.k8s_api import Api, Ask
 from kopsfs.store.k8s_entries import DATA, Entry, read_chunks
 from kopsfs.store.k8s_layout import CHUNK_TYPE, KEY_NOTE, SECRETS, Kind, Object, Place
@@ -34,33 +36,63 @@ FILE_LABEL: Final = "kopsfs.io/file"
 GENERATION_LABEL: Final = "kopsfs.io/generation"
 
 
+@dataclass(slots=True)
+class _Begun:
+    """A write whose Secret does not name its chunks yet."""
+
+    md5: str
+    generation: str
+    at: float
+    """CLOCK_BOOTTIME: a suspended machine's clock goes on."""
+    stored: int = 0
+
+
 class Chunks:
     """Chunks of one server's files; any thread."""
 
     def __init__(self, api: Api, post: Callable[[Place, Kind, Object], Object]) -> None:
         self._api = api
         self._post = post
+        self._begun: dict[Key, _Begun] = {}
 
-    def write(self, place: Place, data: bytes) -> tuple[str, int]:
-        """Store the chunks of a new state; give generation and count. Cost: 1 POST per MiB."""
-        generation = secrets.token_hex(8)
-        began = time.clock_gettime(time.CLOCK_BOOTTIME)
+    def write(self, place: Place, data: bytes, md5: str) -> tuple[str, int]:
+        """Store the chunks of a new state; give generation and count. Cost: 1 POST per MiB.
+
+        A write that is repeated after a lost answer goes on with the chunks it has.
+        """
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        begun = self._begun.get(place.key)
+        if begun is None or begun.md5 != md5 or now - begun.at > ORPHAN_S / 2:
+            begun = self._begun[place.key] = _Begun(md5, secrets.token_hex(8), now)
         count = -(-len(data) // CHUNK_BYTES)
-        for number in range(count):
+        for number in range(begun.stored, count):
             piece = data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
-            labels = {FILE_LABEL: place.secret, GENERATION_LABEL: generation}
+            labels = {FILE_LABEL: place.secret, GENERATION_LABEL: begun.generation}
             metadata = {
-                "name": _name(place.secret, generation, number),
+                "name": _name(place.secret, begun.generation, number),
                 "namespace": place.namespace,
                 "labels": {"app.kubernetes.io/managed-by": "kopsfs", **labels},
                 "annotations": {KEY_NOTE: str(place.key)},
             }
             body: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": CHUNK_TYPE}
             body |= {"immutable": True, "data": {DATA: base64.b64encode(piece).decode()}}
-            self._post(place, SECRETS, body)
-        if time.clock_gettime(time.CLOCK_BOOTTIME) - began > ORPHAN_S / 2:
+            with contextlib.suppress(ConflictError):  # nobody else knows the generation: an earlier attempt's
+                self._post(place, SECRETS, body)
+            begun.stored = number + 1
+        if time.clock_gettime(time.CLOCK_BOOTTIME) - begun.at > ORPHAN_S / 2:
             raise TransientError("put", place.key, "its chunks took too long")
-        return generation, count
+        return begun.generation, count
+
+    def done(self, key: Key) -> None:
+        """The write of a file's Secret has been answered, one way or the other."""
+        self._begun.pop(key, None)
+
+    def abandon(self, place: Place, generation: str) -> None:
+        """The write they were for was refused; unless an earlier attempt of it was not, they go."""
+        self.done(place.key)
+        with contextlib.suppress(StoreError):
+            if generation and self._named(place.namespace, place.secret) != generation:
+                self.tidy(place.namespace, place.secret, keep="", replaced=generation)
 
     def read(self, op: str, entry: Entry, into: BinaryIO) -> bool:
         """Write the bytes of a state; False: a chunk of it is gone. Raises CorruptError."""
@@ -87,11 +119,6 @@ class Chunks:
         """What to say where a state names chunks that are not there."""
         return CorruptError(op, entry.key, f"chunks of Secret {entry.name} in {entry.namespace} are missing")
 
-    def remove(self, namespace: str, secret: str, generation: str) -> None:
-        """Remove the chunks of a write that was refused; what cannot be removed now is later."""
-        if generation:
-            self.tidy(namespace, secret, keep="", replaced=generation)
-
     def tidy(self, namespace: str, secret: str, *, keep: str, replaced: str) -> None:
         """Remove the chunks of one file that are replaced, and of any file what nobody names and is old.
 
@@ -105,7 +132,7 @@ class Chunks:
             for item in said.get("items") or ():
                 labels = item["metadata"].get("labels") or {}
                 file, generation = labels.get(FILE_LABEL, ""), labels.get(GENERATION_LABEL, "")
-                if file == secret and replaced and generation == replaced:
+                if file == secret and generation == replaced != keep:
                     self._drop(namespace, item)
                 elif file and time.time() - _age_from(item) > ORPHAN_S:
                     if file not in named or file == secret:

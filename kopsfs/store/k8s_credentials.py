@@ -26,7 +26,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
-from kopsfs.errors import ConfigError, DeniedError, KopsfsError
+from kopsfs.errors import ConfigError, DeniedError, KopsfsError, RefusedError, TransientError
+from kopsfs.store.renewal import renew_at
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,9 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 REREAD_S: Final = 60.0
 """A token in a file may be replaced at any time."""
 MARGIN_S: Final = 60.0
-"""A token is renewed this long before it ends; of a short-lived one, at nine tenths of its life."""
+"""A token is renewed this long before it ends."""
+RETRY_S: Final = 10.0
+"""Between two attempts to renew what still holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +76,9 @@ class Access:
         self._files = _kubeconfigs(environ)
         self._changing = threading.Lock()
         self._now: Connection | None = None
+        self._not_before = float("-inf")
+        self.accepted = False
+        """Whether the server has ever taken the credentials; set by `k8s_api.Api`."""
         self.context = context
         """Empty: the pod's own account."""
         self.namespace = ""
@@ -90,34 +96,64 @@ class Access:
         """Where the credentials come from, for people."""
         return ":".join(map(str, self._files)) or str(self._account)
 
+    @property
+    def server(self) -> str:
+        """Where the server is; empty before the first request."""
+        return self._now.url if self._now is not None else ""
+
     def connection(self) -> Connection:
-        """Give what holds now; read again where it is due. Raises ConfigError, DeniedError."""
+        """Give what holds now; read again where it is due, by one thread while others go on with the old ones.
+
+        Raises ConfigError; DeniedError, TransientError once credentials have been good.
+        """
         now = self._now
-        if now is not None and self._clock() < now.renew_at:
+        if now is not None and self._clock() < max(now.renew_at, self._not_before):
             return now
+        waits = now is None or self._clock() >= now.ends
+        if not self._changing.acquire(blocking=waits):
+            assert now is not None
+            return now
+        try:
+            if self._now is now:
+                self._renew()
+        finally:
+            self._changing.release()
+        assert self._now is not None
+        return self._now
+
+    def _renew(self) -> None:
+        """Read again; what fails leaves the old ones in use as long as they are good."""
+        try:
+            self._now = self._load()
+        except KopsfsError as error:
+            self._not_before = self._clock() + RETRY_S
+            if self._now is None or self._clock() >= self._now.ends:
+                raise self._judged(error) from error
+            log.info("credentials are not renewed, the old ones hold for now err=%s", error)
+
+    def refused(self, used: Connection) -> bool:
+        """The server does not take these any more: read again; say whether there are others now.
+
+        Raises as `connection`.
+        """
         with self._changing:
-            now = self._now
-            if now is None or self._clock() >= now.renew_at:
+            if self._now is used:
                 try:
                     self._now = self._load()
                 except KopsfsError as error:
-                    if now is None or self._clock() >= now.ends:
-                        raise
-                    log.info("credentials are not renewed, the old ones hold for now err=%s", error)
-            assert self._now is not None
-            return self._now
-
-    def refused(self, used: Connection) -> bool:
-        """The server does not take these any more: read again; say whether there are others now."""
-        with self._changing:
-            if self._now is used:
-                self._now = self._load()
+                    raise self._judged(error) from error
             assert self._now is not None
             return self._now.authorization != used.authorization or self._now.same != used.same
 
+    def _judged(self, error: KopsfsError) -> KopsfsError:
+        """Who has been let in before will be again: what cannot be renewed is no denial then."""
+        if self.accepted and isinstance(error, DeniedError):
+            return TransientError("open", "", error.detail, retry_after_s=1.0)
+        return error
+
     def reload(self) -> None:
         """Read again before the next request."""
-        self._now = None
+        self._now, self._not_before = None, float("-inf")
 
     # -- kubeconfig --------------------------------------------------------------------------------
 
@@ -145,6 +181,8 @@ class Access:
         there = ", ".join(contexts) or "none"
         if not name:
             raise ConfigError(f"{self.origin} has no current context: write k8s://CONTEXT; there are: {there}")
+        if name not in contexts and name.rpartition("@")[2] in contexts:
+            name = name.rpartition("@")[2]  # as kops reads it: url.Parse takes what is before the @ for a user
         if name not in contexts:
             raise ConfigError(f"{self.origin} has no context {name}: write k8s://CONTEXT; there are: {there}")
         context = contexts[name]
@@ -166,15 +204,13 @@ class Access:
             else:
                 self._load_account(configuration)
         except _library().ConfigException as error:
-            raise DeniedError("open", "", f"{self.origin}: {_one_line(error)}") from error
+            raise RefusedError("open", "", f"{self.origin}: {_one_line(error)}") from error
         except OSError as error:
-            raise DeniedError("open", "", f"{self.origin}: {error}") from error
+            raise RefusedError("open", "", f"{self.origin}: {error}") from error
         now = self._clock()
-        renew_at = min(
-            max(ends - MARGIN_S, now + 0.9 * (ends - now)) if ends - now < 10 * MARGIN_S else ends - MARGIN_S,
-            now + REREAD_S if rereads else float("inf"),
-        )
-        return self._connection(configuration, proxy, renew_at, ends)
+        due = renew_at(None if ends == float("inf") else ends, now, MARGIN_S)
+        due = min(due, now + REREAD_S if rereads else float("inf"))
+        return self._connection(configuration, proxy, due, ends)
 
     def _load_account(self, configuration: Any) -> None:
         _library().incluster_config.InClusterConfigLoader(
@@ -214,10 +250,10 @@ class Access:
         except FileNotFoundError as error:
             hint = " ".join(str(plugin.get("installHint") or f"install {command}, or set PATH").split())
             detail = f"user {self.user}: the exec plugin {command} is not there: {hint}"
-            raise DeniedError("open", "", detail) from error
+            raise RefusedError("open", "", detail) from error
         except (library.ConfigException, OSError, AttributeError) as error:
             detail = f"user {self.user}: the exec plugin {command} fails: {_one_line(error)}"
-            raise DeniedError("open", "", detail) from error
+            raise RefusedError("open", "", detail) from error
         del user["exec"]
         if "token" in said:
             user["token"] = said["token"]
@@ -226,11 +262,11 @@ class Access:
                 user[name] = base64.b64encode(said[there].encode()).decode()
         if not {"token", "client-certificate-data"} & set(user):
             detail = f"user {self.user}: the exec plugin {command} gives neither a token nor a certificate"
-            raise DeniedError("open", "", detail)
+            raise RefusedError("open", "", detail)
         ends = said.get("expirationTimestamp")
         return datetime.fromisoformat(str(ends)).timestamp() if ends else float("inf")
 
-    def _connection(self, configuration: Any, proxy: str, renew_at: float, ends: float) -> Connection:
+    def _connection(self, configuration: Any, proxy: str, due: float, ends: float) -> Connection:
         url = str(configuration.host or "").rstrip("/")
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -250,7 +286,7 @@ class Access:
         if authorization.startswith("bearer "):
             authorization = "B" + authorization[1:]
         name = str(configuration.tls_server_name or "")
-        return Connection(url, authorization, tls, name, proxy, same, renew_at, ends)
+        return Connection(url, authorization, tls, name, proxy, same, due, ends)
 
     def _proxy(self, scheme: str, host: str) -> str:
         environ = {name.lower(): value for name, value in self._environ.items()}
@@ -296,7 +332,7 @@ def _tls(authority: str, certificate: str, key: str, *, verify: bool) -> ssl.SSL
         try:
             context.load_cert_chain(certificate, key or None)
         except (OSError, ssl.SSLError) as error:
-            raise DeniedError("open", "", f"client certificate {certificate!r} and key {key!r}: {error}") from error
+            raise RefusedError("open", "", f"client certificate {certificate!r} and key {key!r}: {error}") from error
     return context
 
 

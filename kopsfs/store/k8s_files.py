@@ -285,7 +285,7 @@ class Files:
         try:
             made = self._post(place, SECRETS, item)
         except ConflictError:
-            self._chunks.remove(place.namespace, place.secret, generation)
+            self._chunks.abandon(place, generation)
             there = self._get("put", place, SECRETS, place.secret)
             if there is not None and (other := noted_key(SECRETS, there)) != place.key:
                 detail = f"Secret {place.secret} in {place.namespace} is {other or 'not a file'}"
@@ -311,7 +311,7 @@ class Files:
         try:
             made = self._update(place, SECRETS, place.secret, item)
         except (ConflictError, NotFoundError):
-            self._chunks.remove(place.namespace, place.secret, generation)
+            self._chunks.abandon(place, generation)
             raise
         except InvalidObjectError as error:
             condemned("put", place.key, error)
@@ -323,7 +323,7 @@ class Files:
         notes = {KEY_NOTE: str(place.key), SIZE_NOTE: str(len(data)), MD5_NOTE: digest}
         content, generation = {DATA: base64.b64encode(data).decode()}, ""
         if len(data) > SECRET_BYTES_MAX:
-            generation, count = self._chunks.write(place, data)
+            generation, count = self._chunks.write(place, data, digest)
             notes[CHUNKS_NOTE], content = f"{generation} {count}", {}
         metadata: Object = {"name": place.secret, "namespace": place.namespace, "annotations": notes, "labels": MANAGED}
         head = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata}
@@ -333,6 +333,7 @@ class Files:
         found = read_object(SECRETS, made, "")
         if found is None or found.entry.key != place.key:
             raise ConflictError("put", place.key, "the server has made something else of it")
+        self._chunks.done(place.key)
         if found.entry.chunks or replaced:
             now = found.entry.chunks[0] if found.entry.chunks else ""
             self._chunks.tidy(place.namespace, place.secret, keep=now, replaced=replaced)

@@ -125,8 +125,8 @@ def place_of(op: str, key: Key) -> Place:
         raise InvalidKeyError(op, key, "is not Unicode text") from error
     if not 0 < size <= KEY_BYTES_MAX:
         raise InvalidKeyError(op, key, f"a key has 1 to {KEY_BYTES_MAX} bytes, this has {size}")
-    cluster, _, path = key.partition("/")
-    namespace = namespace_of(cluster) if path else ""
+    cluster, slash, path = key.partition("/")
+    namespace = namespace_of(cluster) if slash else ""
     if not namespace:
         return Place(key, HOME, "", _secret_name(key))
     kind, name = _document(cluster, path)

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from kopsfs.errors import DeniedError, NotFoundError
+from kopsfs.errors import DeniedError, NotFoundError, RefusedError
 from kopsfs.store.driver import Key
 from kopsfs.store.k8s_api import Api, Ask, ExpiredError
 from kopsfs.store.k8s_entries import Bodies, Entry, Found, read_object, read_outline
@@ -260,7 +260,7 @@ class Listing:
             try:
                 return self._pages(kind, scope, self._how(kind, scope))
             except DeniedError as error:
-                if scope:
+                if scope or isinstance(error, RefusedError):
                     raise
                 return self._list_each(kind, error)
         return self._list_each(kind, None)
@@ -276,7 +276,7 @@ class Listing:
             try:
                 found += self._pages(kind, namespace, self._how(kind, ""))
             except DeniedError as error:
-                if (kind.name, namespace) in self._listable:
+                if (kind.name, namespace) in self._listable or isinstance(error, RefusedError):
                     raise
                 denied = denied or error
             else:

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ SILENCE_S: Final = 90.0
 PAUSE_FIRST_S: Final = 0.5
 PAUSE_MAX_S: Final = 30.0
 DENIED_PAUSE_S: Final = 300.0
+STOP_S: Final = 2.0
+"""All threads together: one that waits for an answer to begin is left behind, silent."""
 EVERYTHING: Final = Key("")
 
 Name = Callable[[Kind, Object], Key | None]
@@ -50,14 +53,14 @@ class Feed:
         changed: Callable[[Key], None],
         *,
         silence_s: float = SILENCE_S,
-        pause_first_s: float = PAUSE_FIRST_S,
+        pause_first_s: float | None = None,
     ) -> None:
         self._api = api
         self._scope = scope
         self._name = name
         self._changed = changed
         self._silence_s = silence_s
-        self._pause_first_s = pause_first_s
+        self._pause_first_s = PAUSE_FIRST_S if pause_first_s is None else pause_first_s
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._open: dict[Kind, Any] = {}
@@ -78,9 +81,10 @@ class Feed:
         for answer in answers:
             with contextlib.suppress(Exception):
                 answer.shutdown()
+        until = time.monotonic() + STOP_S
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(5.0)
+                thread.join(max(0.0, until - time.monotonic()))
 
     # -- a thread ----------------------------------------------------------------------------------
 

@@ -144,7 +144,7 @@ def _parse_bucket(scheme: str, url: str, rest: str, environ: Mapping[str, str]) 
             "unset AZURE_STORAGE_ACCOUNT; the storage account belongs in the URL:  azureblob://<account>/<container>/<key>"
         )
     malformed, empty = _INVALID[scheme]
-    parsed = _go_parse(url, rest)
+    parsed = _parse_context(rest) if scheme == "k8s" else _go_parse(url, rest)
     if parsed is None:
         raise ConfigError(malformed.format(go_quote(url)))
     host, path = parsed
@@ -162,7 +162,22 @@ def _parse_bucket(scheme: str, url: str, rest: str, environ: Mapping[str, str]) 
         host = f"{host}/{container}"
     if key.startswith("../") or key == ".." or posixpath.normpath(key or ".").startswith("../"):
         raise ConfigError(f"{go_quote(url)} leads out of the bucket")
-    return Location(scheme=scheme, bucket=host, key=key, url=f"{scheme}://{host}/{key}".removesuffix("/"))
+    shown = rest.partition("/")[0] if scheme == "k8s" else host
+    return Location(scheme=scheme, bucket=host, key=key, url=f"{scheme}://{shown}/{key}".removesuffix("/"))
+
+
+def _parse_context(rest: str) -> tuple[str, str] | None:
+    """Give (context, path): names of contexts hold what a host cannot (`admin@kubernetes`, an ARN as `arn%3A…%2Fname`).
+
+    kops, by Go's url.Parse, takes what is before an `@` for a user and refuses most of the rest.
+    """
+    context, slash, path = rest.partition("#")[0].partition("?")[0].partition("/")
+    if re.search(r"[\x00-\x1f\x7f]", rest) or _BAD_ESCAPE.search(rest):
+        return None
+    try:
+        return _unescape(context), _unescape(slash + path)
+    except UnicodeDecodeError:
+        return None
 
 
 # -- Go's net/url, as far as an authority and a path need it ---------------------------------------

@@ -326,6 +326,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._note(200)
         self.send_response(200)
         self._headers({"Content-Type": "application/json", "Transfer-Encoding": "chunked"})
+        self.wfile.flush()  # before anything has happened. Source: pkg/endpoints/handlers/watch.go
         try:
             for stored in first:
                 if query.wanted(stored.item):
