@@ -37,6 +37,7 @@ MODULES: Final[dict[str, dict[str, str]]] = {
     "kopsfs.cli.convert": {"convert": "convert documents between kops's API versions"},
     "kopsfs.cli.facts": {"facts": "ask a cloud what inference needs to know"},
     "kopsfs.cli.channel": {"channel": "show what a kops channel recommends"},
+    "kopsfs.cli.k8s": {"k8s": "print what an API server needs to be a state store"},
     "kopsfs.cli.settings": {"config": "print every setting and where it came from"},
     "kopsfs.cli.completion": {"completion": "print a completion script for a shell"},
 }
@@ -230,6 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from kopsfs.cli import mount_helper
 
         return mount_helper.main(arguments)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     command = next((each for each in arguments if not each.startswith("-")), None)
     parser = build_parser(command)
     parsed, unknown = parser.parse_known_args(arguments)

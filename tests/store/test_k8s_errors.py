@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,8 @@ from kopsfs.store.url import Settings, parse
 from tests.emulators.k8s import K8sServer, all_but, only
 from tests.emulators.k8s_http import Fault
 from tests.store.harness import DriverFace
+from tests.store.k8s_world import CLUSTER, NS, C, Clients
 
-C, NS = "c1.example.com", "c1-example-com"
-CLUSTER = b"apiVersion: kops.k8s.io/v1alpha2\nkind: Cluster\nmetadata: {name: c1.example.com}\nspec: {}\n"
 KINDS = {
     "clusters.kops.k8s.io": f"{C}/config",
     "instancegroups.kops.k8s.io": f"{C}/instancegroup/nodes",
@@ -49,26 +48,14 @@ def server() -> Iterator[K8sServer]:
         yield started
 
 
-Open = Callable[..., DriverFace]
+@pytest.fixture
+def connect(server: K8sServer, tmp_path: Path) -> Iterator[Clients]:
+    with Clients(server, tmp_path) as clients:
+        yield clients
 
 
 @pytest.fixture
-def connect(server: K8sServer, tmp_path: Path) -> Iterator[Open]:
-    opened: list[DriverFace] = []
-
-    def connect(url: str = "k8s://", **context: Any) -> DriverFace:
-        config = server.kubeconfig(tmp_path / f"config{len(opened)}", **context)
-        settings = Settings(environ={"KUBECONFIG": str(config)})
-        opened.append(DriverFace(open_driver(parse(url), settings)))
-        return opened[-1]
-
-    yield connect
-    for face in opened:
-        face.close()
-
-
-@pytest.fixture
-def filled(server: K8sServer, connect: Open) -> None:
+def filled(server: K8sServer, connect: Clients) -> None:
     face = connect()
     face.put(f"{C}/config", CLUSTER, ABSENT)
     face.put(f"{C}/addons/a", b"x", ABSENT)
@@ -79,7 +66,7 @@ def filled(server: K8sServer, connect: Open) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("filled")
-def test_a_kind_that_may_not_be_listed_is_named_with_the_verb(kind: str, server: K8sServer, connect: Open) -> None:
+def test_a_kind_that_may_not_be_listed_is_named_with_the_verb(kind: str, server: K8sServer, connect: Clients) -> None:
     face = connect(token=server.add_user("ann", all_but("list", kind)))
     for prefix, where in ((f"{C}/", f"in namespace {NS}"), ("", "in all namespaces")):
         with pytest.raises(DeniedError, match=rf"ann may not list {kind} {where}: grant that verb by RBAC$"):
@@ -94,7 +81,7 @@ def test_a_kind_that_may_not_be_listed_is_named_with_the_verb(kind: str, server:
     ("delete", lambda face, key: face.delete(f"{C}/addons/a", face.head(f"{C}/addons/a").version)),
 ])  # fmt: skip
 @pytest.mark.usefixtures("filled")
-def test_a_verb_that_is_missing_is_named(verb: str, act: Any, server: K8sServer, connect: Open) -> None:
+def test_a_verb_that_is_missing_is_named(verb: str, act: Any, server: K8sServer, connect: Clients) -> None:
     face = connect(token=server.add_user("ann", all_but(verb, "secrets")))
     with pytest.raises(DeniedError, match=f"ann may not {verb} secrets in namespace {NS}: grant"):
         act(face, f"{C}/addons/b")
@@ -102,14 +89,14 @@ def test_a_verb_that_is_missing_is_named(verb: str, act: Any, server: K8sServer,
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("filled")
-def test_a_document_that_may_not_be_read_is_denied_not_absent(kind: str, server: K8sServer, connect: Open) -> None:
+def test_a_document_that_may_not_be_read_is_denied_not_absent(kind: str, server: K8sServer, connect: Clients) -> None:
     face = connect(token=server.add_user("ann", all_but("get", kind)))
     with pytest.raises(DeniedError, match=f"ann may not get {kind} in namespace {NS}"):
         face.head(KINDS[kind])
 
 
 @pytest.mark.usefixtures("filled")
-def test_who_may_list_one_namespace_only_sees_that(server: K8sServer, connect: Open) -> None:
+def test_who_may_list_one_namespace_only_sees_that(server: K8sServer, connect: Clients) -> None:
     connect().put("c2.example.com/addons/a", b"x", ABSENT)
     kinds = " ".join(KINDS)
 
@@ -127,7 +114,7 @@ def test_who_may_list_one_namespace_only_sees_that(server: K8sServer, connect: O
 
 
 @pytest.mark.usefixtures("filled")
-def test_a_namespace_that_may_not_be_listed_any_more_fails_the_listing(server: K8sServer, connect: Open) -> None:
+def test_a_namespace_that_may_not_be_listed_any_more_fails_the_listing(server: K8sServer, connect: Clients) -> None:
     connect().put("c2.example.com/addons/a", b"x", ABSENT)
     allowed = {NS, "c2-example-com"}
 
@@ -142,7 +129,7 @@ def test_a_namespace_that_may_not_be_listed_any_more_fails_the_listing(server: K
 
 
 @pytest.mark.usefixtures("filled")
-def test_without_the_names_of_namespaces_the_contexts_own_is_listed(server: K8sServer, connect: Open) -> None:
+def test_without_the_names_of_namespaces_the_contexts_own_is_listed(server: K8sServer, connect: Clients) -> None:
     token = server.add_user("ann", only("get list", " ".join(KINDS), NS))
     face = connect(token=token, namespace=NS)
     assert len(face.page().objects) == 2
@@ -153,7 +140,7 @@ def test_without_the_names_of_namespaces_the_contexts_own_is_listed(server: K8sS
 
 
 @pytest.mark.usefixtures("filled")
-def test_a_namespace_that_may_not_be_made_says_how_to(server: K8sServer, connect: Open) -> None:
+def test_a_namespace_that_may_not_be_made_says_how_to(server: K8sServer, connect: Clients) -> None:
     face = connect(token=server.add_user("ann", all_but("create", "namespaces")))
     with pytest.raises(
         DeniedError, match="`kubectl create namespace c9-example-com`; ann may not create namespaces of the cluster"
@@ -162,7 +149,7 @@ def test_a_namespace_that_may_not_be_made_says_how_to(server: K8sServer, connect
 
 
 @pytest.mark.usefixtures("filled")
-def test_a_namespace_on_its_way_out_is_waited_for(server: K8sServer, connect: Open) -> None:
+def test_a_namespace_on_its_way_out_is_waited_for(server: K8sServer, connect: Clients) -> None:
     face = connect()
     face.page()
     server.state.namespaces_linger = True
@@ -175,7 +162,7 @@ def test_a_namespace_on_its_way_out_is_waited_for(server: K8sServer, connect: Op
 
 
 @pytest.mark.parametrize("kind", list(KINDS)[:-1])
-def test_a_missing_definition_says_the_command_that_installs_it(kind: str, server: K8sServer, connect: Open) -> None:
+def test_a_missing_definition_says_the_command_that_installs_it(kind: str, server: K8sServer, connect: Clients) -> None:
     server.undefine(kind.partition(".")[0])
     face = connect()
     wanted = rf"does not know {kind}/v1alpha2: kopsfs k8s crds \| kubectl apply -f -"
@@ -184,7 +171,7 @@ def test_a_missing_definition_says_the_command_that_installs_it(kind: str, serve
             act()
 
 
-def test_another_server_is_no_api_server(server: K8sServer, connect: Open) -> None:
+def test_another_server_is_no_api_server(server: K8sServer, connect: Clients) -> None:
     face = connect()
     server.faults.append(Fault("*", 404, text=True, message="404 page not found", times=99))
     with pytest.raises(StoreGoneError, match=r"the kubeconfig's server is no API server|does not know"):
@@ -209,7 +196,9 @@ def test_another_server_is_no_api_server(server: K8sServer, connect: Open) -> No
     (Fault("*", 400, "BadRequest", "what?"), StoreError, "400 what?"),
     (Fault("*", 0), TransientError, "."),
 ])  # fmt: skip
-def test_an_answer_means_what_it_says(fault: Fault, kind: type, words: str, server: K8sServer, connect: Open) -> None:
+def test_an_answer_means_what_it_says(
+    fault: Fault, kind: type, words: str, server: K8sServer, connect: Clients
+) -> None:
     face = connect()
     first = face.put("k", b"x", ABSENT)
     server.faults.append(fault)
@@ -224,7 +213,7 @@ def test_an_answer_means_what_it_says(fault: Fault, kind: type, words: str, serv
 
 
 @pytest.mark.parametrize("page", [1, 2, 3])
-def test_every_page_of_a_listing_may_be_throttled(page: int, server: K8sServer, connect: Open) -> None:
+def test_every_page_of_a_listing_may_be_throttled(page: int, server: K8sServer, connect: Clients) -> None:
     face = connect()
     for n in range(9):
         face.put(f"k{n}", b"x", ABSENT)
@@ -235,7 +224,7 @@ def test_every_page_of_a_listing_may_be_throttled(page: int, server: K8sServer, 
     assert caught.value.retry_after_s == 3.0
 
 
-def test_a_key_that_no_key_can_be(connect: Open) -> None:
+def test_a_key_that_no_key_can_be(connect: Clients) -> None:
     face = connect()
     for key in ("", "x" * 1025, "\ud800"):
         for act in (lambda key=key: face.put(key, b"x", ANY), lambda key=key: face.head(key)):
@@ -243,7 +232,7 @@ def test_a_key_that_no_key_can_be(connect: Open) -> None:
                 act()
 
 
-def test_a_file_over_sixteen_megabytes_is_too_large(connect: Open, server: K8sServer) -> None:
+def test_a_file_over_sixteen_megabytes_is_too_large(connect: Clients, server: K8sServer) -> None:
     face, since = connect(), len(server.log)
     with pytest.raises(TooLargeError, match="16777217 bytes; an API server takes 16777216"):
         face.put("big", b"\0" * ((16 << 20) + 1), ABSENT)
@@ -251,7 +240,7 @@ def test_a_file_over_sixteen_megabytes_is_too_large(connect: Open, server: K8sSe
 
 
 @pytest.mark.usefixtures("filled")
-def test_a_name_that_is_taken_by_what_is_no_file_is_said_so(server: K8sServer, connect: Open) -> None:
+def test_a_name_that_is_taken_by_what_is_no_file_is_said_so(server: K8sServer, connect: Clients) -> None:
     face = connect()
     face.put("mine", b"x", ABSENT)
     (name,) = server.items("secrets", "kopsfs")
@@ -275,7 +264,7 @@ def _free_port() -> int:
     ("http://no..where:6443", r"no\.\.where"),
     ("https://127.0.0.1:{open}", r"; is it https:// or http:// in the kubeconfig's server\?"),
 ])  # fmt: skip
-def test_a_server_that_is_not_there_is_an_outage(url: str, words: str, server: K8sServer, connect: Open) -> None:
+def test_a_server_that_is_not_there_is_an_outage(url: str, words: str, server: K8sServer, connect: Clients) -> None:
     face = connect()
     access = face._driver._access  # type: ignore[union-attr]
     server.kubeconfig(access._files[0], url=url.format(port=_free_port(), open=server.url.rpartition(":")[2]))
@@ -318,7 +307,7 @@ def test_a_bundle_that_cannot_be_read_is_a_setting(server: K8sServer, tmp_path: 
         face.page()
 
 
-def test_an_object_that_is_not_there_is_that_and_no_more(server: K8sServer, connect: Open) -> None:
+def test_an_object_that_is_not_there_is_that_and_no_more(server: K8sServer, connect: Clients) -> None:
     for key in [*KINDS.values(), "README"]:
         with pytest.raises(NotFoundError, match="no such object"):
             connect().head(key)

@@ -1,0 +1,334 @@
+"""What do files cost that lie in an API server, and what becomes of large ones?
+
+Requests are counted as the server saw them. The rest of the driver's behaviour is in `test_k8s.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kopsfs.errors import (
+    ConflictError,
+    CorruptError,
+    TransientError,
+)
+from kopsfs.store import k8s_chunks, k8s_listing
+from kopsfs.store.driver import ABSENT, ANY
+from kopsfs.store.k8s import K8sDriver
+from kopsfs.store.k8s_documents import DIGEST_NOTE
+from tests.emulators.k8s import K8sServer
+from tests.emulators.k8s_http import Fault
+from tests.store.harness import DriverFace
+from tests.store.k8s_world import (
+    CLUSTER,
+    FILES,
+    NS,
+    C,
+    Clients,
+    asked,
+    listing,
+    objects,
+)
+
+
+@pytest.fixture
+def server() -> Iterator[K8sServer]:
+    with K8sServer() as started:
+        yield started
+
+
+@pytest.fixture
+def connect(server: K8sServer, tmp_path: Path) -> Iterator[Clients]:
+    with Clients(server, tmp_path) as clients:
+        yield clients
+
+
+@pytest.fixture
+def face(connect: Clients) -> DriverFace:
+    return connect()
+
+
+# -- Secrets in chunks -------------------------------------------------------------------------------------
+
+LARGE = bytes(range(256)) * 8192 + b"end"
+
+
+def chunks(server: K8sServer) -> list[str]:
+    return [name for name, item in objects(server, "secrets").items() if item["type"] == "kopsfs.io/chunk"]
+
+
+def test_a_large_file_is_chunks_that_go_with_their_state(face: DriverFace, server: K8sServer, connect: Clients) -> None:
+    first = face.put("big", LARGE, ABSENT)
+    assert len(chunks(server)) == 3
+    other = connect()
+    assert other.get("big") == (first, LARGE)
+    old = set(chunks(server))
+    second = other.put("big", LARGE[::-1], first.version)
+    assert len(chunks(server)) == 3
+    assert not old & set(chunks(server))
+    assert face.get("big") == (second, LARGE[::-1])
+    third = face.put("big", b"small", second.version)
+    assert chunks(server) == []
+    assert other.get("big") == (third, b"small")
+    fourth = face.put("big", LARGE, third.version)
+    face.delete("big", fourth.version)
+    assert objects(server, "secrets") == {}
+
+
+def test_a_write_that_lost_leaves_no_chunks(face: DriverFace, server: K8sServer, connect: Clients) -> None:
+    first = face.put("big", LARGE, ABSENT)
+    there = chunks(server)
+    with pytest.raises(ConflictError):
+        connect().put("big", LARGE, ABSENT)
+    face.put("big", LARGE + b"!", first.version)
+    with pytest.raises(ConflictError):
+        connect().put("big", LARGE, first.version)
+    assert len(chunks(server)) == 3
+    assert chunks(server) != there
+    assert connect().get("big")[1] == LARGE + b"!"
+
+
+@pytest.mark.parametrize("skip", range(4))
+def test_a_write_whose_answer_was_lost_goes_on_with_its_chunks(skip: int, face: DriverFace, server: K8sServer) -> None:
+    face.put("other", b"x", ABSENT)
+    server.faults.append(Fault("create", 0, resource="secrets", skip=skip, after=True))
+    with pytest.raises(TransientError):
+        face.put("big", LARGE, ABSENT)
+    try:
+        face.put("big", LARGE, ABSENT)
+    except ConflictError:
+        assert skip == 3, "the file itself was created"
+    assert face.get("big")[1] == LARGE
+    assert len(chunks(server)) == 3
+
+
+@pytest.mark.parametrize("age_s", [-60.0, 60.0])
+def test_what_a_dead_writer_left_goes_after_an_hour(
+    age_s: float, face: DriverFace, server: K8sServer, connect: Clients
+) -> None:
+    connect().put("other", b"x", ABSENT)
+    server.clock = lambda: time.time() - k8s_chunks.ORPHAN_S - age_s
+    server.faults.append(Fault("create", 503, resource="secrets", skip=2))
+    with pytest.raises(TransientError):
+        connect().put("dead", LARGE, ABSENT)
+    server.clock = time.time
+    left = set(chunks(server))
+    assert len(left) == 2
+    face.put("big", LARGE, ABSENT)
+    assert bool(left & set(chunks(server))) == (age_s < 0), "somebody may be at it still"
+    assert len(set(chunks(server)) - left) == 3
+    assert face.get("big")[1] == LARGE
+
+
+def test_a_reader_whose_chunks_are_replaced_reads_the_next_state(
+    face: DriverFace, server: K8sServer, connect: Clients
+) -> None:
+    first = face.put("big", LARGE, ABSENT)
+    writer, reader = connect(), connect()
+    reads: list[str] = []
+
+    def before(verb: str, resource: str, namespace: str, name: str) -> None:
+        reads.append(name)
+        if len(reads) == 3:
+            server.before = None
+            writer.put("big", LARGE[::-1], first.version)
+
+    server.before = before
+    info, data = reader.get("big")
+    assert data == LARGE[::-1]
+    assert info == writer.head("big")
+
+
+def test_chunks_that_are_damaged_or_missing_are_said_so(face: DriverFace, server: K8sServer) -> None:
+    face.put("big", LARGE, ABSENT)
+    name = chunks(server)[1]
+    item = objects(server, "secrets")[name]
+    server.remove("secrets", "kopsfs", name)
+    with pytest.raises(CorruptError, match="missing"):
+        face.get("big")
+    server.put("secrets", "kopsfs", {**item, "data": {"content": "eA=="}, "metadata": {"name": name}})
+    with pytest.raises(CorruptError, match="not what its Secret says"):
+        face.get("big")
+
+
+def test_who_edits_a_files_secret_by_hand_changes_the_file(
+    face: DriverFace, server: K8sServer, connect: Clients
+) -> None:
+    face.put("a", b"one", ABSENT)
+    other = connect()
+    listing(other)
+    (name,) = objects(server, "secrets")
+    item = objects(server, "secrets")[name]
+    server.put("secrets", "kopsfs", {**item, "data": {"content": base64.b64encode(b"edited").decode()}})
+    (info,) = other.page().objects
+    assert (info.size, info.md5) == (6, hashlib.md5(b"edited").hexdigest())
+    assert other.get("a") == (info, b"edited")
+
+
+# -- what it costs, and what is never answered from memory ---------------------------------------------------
+
+
+def test_after_a_listing_reading_costs_nothing(connect: Clients, server: K8sServer) -> None:
+    writer = connect()
+    keys = [*FILES, *(f"{C}/addons/{n}" for n in range(40))]
+    for key in keys:
+        writer.put(key, FILES[key][0] if key in FILES else key.encode(), ABSENT)
+    reader, since = connect(), len(server.log)
+    there = listing(reader)
+    assert sorted(there) == sorted(keys)
+    for key in keys:
+        info, data = reader.get(key)
+        assert data == (FILES[key][0] if key in FILES else key.encode())
+        assert info.version == there[key]
+    assert asked(server, since) == {
+        f"list {kind}": 1 for kind in ("clusters", "instancegroups", "keysets", "sshcredentials", "secrets")
+    }
+    reader.get(keys[-1])
+    assert asked(server, since)["get secrets"] == 1, "what was given is not kept"
+
+
+def test_bytes_of_a_listing_are_not_given_for_another_version_or_later(
+    connect: Clients, server: K8sServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = connect(), connect()
+    writer.put("a", b"one", ABSENT)
+    writer.put("b", b"one", ABSENT)
+    listing(reader)
+    writer.put("a", b"two", ANY)
+    assert reader.head("a").version == writer.head("a").version
+    assert reader.get("a")[1] == b"two", "HEAD has shown another version"
+    monkeypatch.setattr(k8s_listing, "HELD_S", 0.0)
+    writer.put("b", b"two", ANY)
+    assert reader.get("b")[1] == b"two", "the listing is too old to be believed"
+
+
+def test_a_listing_that_began_before_a_write_does_not_overrule_it(connect: Clients, server: K8sServer) -> None:
+    face, other = connect(), connect()
+    first = face.put("a", b"one", ABSENT)
+    held, go = threading.Event(), threading.Event()
+
+    def before(verb: str, resource: str, namespace: str, name: str) -> None:
+        if verb == "list" and resource == "clusters.kops.k8s.io":
+            held.set()
+            assert go.wait(30)
+
+    server.before = before
+    thread = threading.Thread(target=face.page)
+    thread.start()
+    assert held.wait(30)
+    server.before = None
+    second = face.put("a", b"two", first.version)
+    go.set()
+    thread.join()
+    assert face.get("a") == (second, b"two")
+    assert other.get("a")[1] == b"two"
+
+
+def test_a_poll_asks_for_metadata_only_and_changed_files_are_fetched(connect: Clients, server: K8sServer) -> None:
+    accepted: list[str] = []
+    face = connect()
+    writer = connect()
+    for n in range(5):
+        writer.put(f"{n}", b"x", ABSENT)
+    listing(face)
+    api = face._driver._api  # type: ignore[union-attr]
+    send = api._send
+    api._send = lambda ask, *rest: (
+        accepted.append(f"{ask.kind.plural} {ask.accept.partition(',')[0]}"),
+        send(ask, *rest),
+    )[1]
+    changed = writer.put("3", b"changed", ANY)
+    assert listing(face)["3"] == changed.version
+    assert sum("PartialObjectMetadata" in each for each in accepted) == 1
+    assert face.get("3") == (changed, b"changed")
+
+
+def test_held_bytes_stay_within_their_budget(connect: Clients, server: K8sServer) -> None:
+    writer = connect()
+    noise = hashlib.shake_128(b"x").digest(200_000)
+    for n in range(10):
+        writer.put(f"{n}", noise, ABSENT)
+    face = connect()
+    assert isinstance(face._driver, K8sDriver)
+    face._driver._bodies._limit = 500_000
+    listing(face)
+    assert 0 < face._driver._bodies.size <= 500_000
+    for n in range(10):
+        assert face.get(f"{n}")[1] == noise
+    assert face._driver._bodies.size == 0
+
+
+def test_pages_come_from_one_snapshot_and_survive_its_loss(connect: Clients, server: K8sServer) -> None:
+    face = connect(page_size=3)
+    for n in range(10):
+        face.put(f"k{n}", b"x", ABSENT)
+    page = face.page()
+    since = len(server.log)
+    assert [info.key for info in face.page(token=page.token).objects] == ["k3", "k4", "k5"]
+    assert len(server.log) == since
+    assert [info.key for info in face.page(token=page.token).objects] == ["k3", "k4", "k5"]
+    assert len(server.log) == since + 5
+
+
+def test_a_listing_of_many_objects_goes_on_and_begins_anew_when_its_place_is_forgotten(
+    connect: Clients, server: K8sServer
+) -> None:
+    face = connect()
+    for n in range(9):
+        face.put(f"k{n}", b"x", ABSENT)
+    server.page_max = 4
+    assert len(listing(connect())) == 9
+    pages: list[str] = []
+
+    def before(verb: str, resource: str, namespace: str, name: str) -> None:
+        pages.append(resource)
+        if pages.count("secrets") == 2:
+            server.before = None
+            face.put("k9", b"x", ABSENT)
+            server.compact()
+
+    server.before = before
+    assert len(listing(connect())) == 10
+
+
+@pytest.mark.parametrize("resource", ["secrets", "keysets.kops.k8s.io", "clusters.kops.k8s.io"])
+def test_a_page_that_fails_fails_the_listing(resource: str, connect: Clients, server: K8sServer) -> None:
+    face = connect()
+    for n in range(9):
+        face.put(f"k{n}", b"x", ABSENT)
+    server.page_max = 4
+    server.faults.append(Fault("list", 503, resource=resource, skip=1 if resource == "secrets" else 0))
+    with pytest.raises(TransientError):
+        connect().page()
+    assert len(listing(face)) == 9
+
+
+def test_the_cost_of_writes(connect: Clients, server: K8sServer) -> None:
+    face = connect()
+    listing(face)
+    put = face.put(f"{C}/config", CLUSTER, ABSENT)
+    since = len(server.log)
+    put = face.put(f"{C}/config", CLUSTER + b"#", put.version)
+    assert asked(server, since) == {"get clusters": 1, "update clusters": 1}
+    face.delete(f"{C}/config", put.version)
+    put = face.put(f"{C}/addons/a", b"x", ABSENT)
+    since = len(server.log)
+    put = face.put(f"{C}/addons/a", b"y", put.version)
+    face.delete(f"{C}/addons/a", put.version)
+    face.put(f"{C}/addons/b", b"y", ABSENT)
+    assert asked(server, since) == {"update secrets": 1, "delete secrets": 1, "create secrets": 1}
+
+
+def test_the_digest_is_of_the_object_as_it_is(face: DriverFace, server: K8sServer) -> None:
+    face.put(f"{C}/config", CLUSTER, ABSENT)
+    item = objects(server, "clusters", NS)[C]
+    item["metadata"]["annotations"][DIGEST_NOTE] = "0" * 64
+    server.put("clusters", NS, item)
+    assert face.get(f"{C}/config")[1].startswith(b"apiVersion:"), "notes that do not fit the object do not count"
