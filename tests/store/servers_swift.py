@@ -43,6 +43,15 @@ from keystone.server.wsgi import initialize_public_application
 waitress.serve(initialize_public_application(), listen=listen, threads=4)
 """
 """Keystone reads the command line itself, so the address is taken off it first."""
+RINGS = """
+import sys
+from swift.common.ring import RingBuilder
+for path, port in zip(sys.argv[1::2], sys.argv[2::2]):
+    ring = RingBuilder(4, 1, 0)
+    ring.add_dev(dict(region=1, zone=1, ip="127.0.0.1", port=int(port), device="disk", weight=1.0))
+    ring.rebalance()
+    ring.get_ring().save(path)
+"""
 UPDATER = """
 import sys
 from swift.common import utils
@@ -176,6 +185,12 @@ def _write_swift(home: Path, ports: Mapping[str, int]) -> None:
         "devices": home / "node",
         "mount_check": "false",
         "user": _user(),
+        # Swift's half a second, 1, 3 and 10 s are for machines that have nothing else to do: an object server that is
+        # not told in time answers before the listing shows the object, and a proxy leaves such a server out.
+        "conn_timeout": 30,
+        "node_timeout": 60,
+        "container_update_timeout": 60,
+        "error_suppression_limit": 1_000_000,
         # There is no syslog: with an address of its own and `-v` the servers log to stderr.
         "log_udp_host": "127.0.0.1",
         "log_udp_port": 9,
@@ -334,11 +349,8 @@ def _bootstrap(servers: _Servers, ports: Mapping[str, int]) -> str:
     urls = (word for kind in ("public", "internal") for word in (f"--bootstrap-{kind}-url", base))
     region = ("--bootstrap-region-id", "RegionOne")
     servers.do("setup", *manage, "bootstrap", "--bootstrap-password", "admin-secret", *region, *urls)
-    for kind in STORAGE:
-        ring = ("swift-ring-builder", str(servers.home / "etc" / f"{kind}.builder"))
-        servers.do("rings", *ring, "create", "4", "1", "0")
-        servers.do("rings", *ring, "add", f"r1z1-127.0.0.1:{ports[kind]}/disk", "1")
-        servers.do("rings", *ring, "rebalance")
+    rings = (word for kind in STORAGE for word in (str(servers.home / "etc" / f"{kind}.ring.gz"), str(ports[kind])))
+    servers.do("rings", "python", "-c", RINGS, *rings)
     return base
 
 
