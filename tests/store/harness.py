@@ -345,7 +345,7 @@ class StoreFace:
 
     def _run(self, act: Callable[[], Any]) -> Any:
         async def bounded() -> Any:
-            with trio.fail_after(120):
+            with trio.fail_after(240):
                 return await act()
 
         return trio.from_thread.run(bounded, trio_token=self._token)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from kopsfs.errors import ConflictError, InvalidKeyError, KopsfsError, NotFoundError, StoreError
+from kopsfs.store import curl
 from kopsfs.store.driver import ABSENT, ANY, ObjectInfo, Version
 from tests.store.harness import HARNESSES, AnyDriver, DriverFace, Face, Harness, StoreFace
 
@@ -36,7 +37,11 @@ def small_pages(harness: Harness) -> None:
 
 
 @pytest.fixture
-def driver(harness: Harness, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[AnyDriver]:
+def driver(
+    harness: Harness, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AnyDriver]:
+    # A server of a thread or two, asked 128 questions at once on a busy machine, is silent for longer than a store may be.
+    monkeypatch.setattr(curl, "SILENCE_S", 180)
     page_size = 3 if "small_pages" in request.fixturenames else 1000
     server = request.getfixturevalue(harness.server) if harness.server else None
     with harness.space(tmp_path, page_size, server) as opened:
