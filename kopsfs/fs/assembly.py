@@ -79,7 +79,7 @@ def assemble(
         request_budget_s=options.request_budget_s,
     )
     refresh = _refresh(tree, store, content, cache, options, services)
-    content.on_newer = lambda info, asked: refresh.tell(tree.apply([info], asked))
+    content.on_newer = refresh.learn
     seen = Seen()
     writeback = Writeback(
         tree,

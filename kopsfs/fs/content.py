@@ -185,7 +185,7 @@ class Content:
         self.memory_bytes = 0
         self.memory_size_bytes = memory_size_bytes
         self.on_newer: Callable[[ObjectInfo, int], None] = lambda _info, _asked: None
-        """Told when a GET ahead of readers brought another version than believed, and the tree's serial from before it."""
+        """Told when a GET ahead of readers brought another version than believed, and the number of that question."""
         self._secrets_on_disk = secrets_on_disk
         self._prefix = prefix
         self._nursery = nursery
@@ -288,15 +288,15 @@ class Content:
 
     # --- ahead of readers ----------------------------------------------------------------------------------------
 
-    async def prefetch(self, wanted: Iterable[ObjectInfo], *, budget_bytes: int, asked: int) -> None:
+    async def prefetch(self, wanted: Iterable[ObjectInfo], *, budget_bytes: int, ask: Callable[[], int]) -> None:
         """Fetch small contents in the given order, many in flight, until all are here or the budget is used.
 
-        `asked` is the tree's serial of now: what happens here from now on is newer than what comes back.
+        `ask` numbers each question when it is asked.
 
         Cost: at most 1 GET for each that is not here yet.
         """
         denials: dict[str, int] = {}
-        believed: dict[Key, Version] = {}
+        believed: dict[Key, tuple[Version, int]] = {}
         flights: dict[Key, _Flight] = {}
 
         def keys() -> Iterator[Key]:
@@ -310,7 +310,7 @@ class Content:
                 if left < 0:
                     return
                 self._flights[info.key] = flights[info.key] = _Flight()
-                believed[info.key] = info.version
+                believed[info.key] = (info.version, ask())
                 yield info.key
 
         def deliver(key: Key, info: ObjectInfo | None, data: bytes | None, error: StoreError | None) -> None:
@@ -320,7 +320,8 @@ class Content:
             if info is not None and data is not None:
                 if newest:
                     self._keep(info, data)
-                    if believed[key] != info.version:
+                    version, asked = believed[key]
+                    if version != info.version:
                         self.on_newer(info, asked)
             elif isinstance(error, DeniedError):
                 group = key.rpartition("/")[0]

@@ -163,7 +163,7 @@ class Files:
             info = inode.info
             if info is None:
                 raise NoEntryError(inode.name)
-            asked = self.tree.serial
+            asked = self.tree.ask()
             try:
                 blob = await self.content.get(info)
             except NotFoundError:
@@ -177,8 +177,7 @@ class Files:
                 inode.content = blob
                 return
             if inode.info is info:
-                self.parts.refresh.tell(self.tree.apply([blob.info], asked))
-                self.parts.refresh.cache.save_objects([blob.info], ())
+                self.parts.refresh.learn(blob.info, asked)
             if not self.tree.linked(inode):
                 raise StaleError(inode.name)
         raise StaleError(inode.name)

@@ -24,7 +24,7 @@ class Inode:
     """One file, directory or symlink."""
 
     __slots__ = (
-        "atime_ns", "base", "base_path", "children", "content", "ctime_ns", "expected", "generation",
+        "asked", "atime_ns", "base", "base_path", "children", "content", "ctime_ns", "expected", "generation",
         "gid", "info", "ino", "key", "kind",
         "local", "lookups", "mode", "moved", "mtime_ns", "name", "opens", "parent", "serial", "spool", "subdirs", "target",
         "uid", "writers", "xattrs",
@@ -62,7 +62,9 @@ class Inode:
         self.opens = 0
         self.writers = 0
         self.serial = 0
-        """The tree's serial when something here last changed: a listing asked for before is older."""
+        """The tree's serial when something here last changed or was learnt: an answer asked for before has no say."""
+        self.asked = 0
+        """Number of the question whose answer it shows; of what was done here the same as `serial`."""
         self.moved = False
         """A newer version was taken over in place since the last open: the kernel may have pages of the old one."""
         self.expected = False

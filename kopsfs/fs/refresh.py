@@ -15,7 +15,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import trio
@@ -272,13 +272,12 @@ class Refresh:
             raise TimedOutError(scope.failed)
 
     async def _check(self, scope: Scope, info: ObjectInfo, now: float) -> None:
-        asked = self.tree.serial
+        asked = self.tree.ask()
         try:
             with trio.move_on_after(self.revalidate_budget_s) as timer:
                 fresh = await self.store.head(info.key)
                 scope.checked[info.key] = now
-                self.tell(self.tree.apply([fresh], asked))
-                self.cache.save_objects([fresh], ())
+                self.learn(fresh, asked)
             if timer.cancelled_caught:
                 scope.failed = "the store did not answer in time"
         except NotFoundError:
@@ -359,6 +358,9 @@ class Refresh:
     async def _fly(self, scope: Scope, flight: trio.Event) -> None:
         try:
             await self._update(scope)
+            if self._doubt():
+                await self._update(scope)  # asked after both answers had come: it knows
+                self._doubt()
         except StoreError as exc:
             scope.failed, scope.error = str(exc), exc
             log.debug("op=refresh prefix=%s err=%s", scope.prefix, exc)
@@ -367,14 +369,14 @@ class Refresh:
             flight.set()
 
     async def _update(self, scope: Scope) -> None:
-        asked, asked_at = self.tree.serial, trio.current_time()
+        asked, asked_at = self.tree.ask(), trio.current_time()
         seen: set[Key] = set()
         groups: set[str] = set()
-        if not await self._list(scope, asked, seen, groups):
+        if not await self._list(scope, seen, groups):
             return  # it was too large for one scope, and its parts have been listed instead
         missing = self.tree.missing(seen, asked, lambda key: belongs(scope, key, groups))
         if missing:
-            await self._confirm(scope, missing, asked)
+            await self._confirm(scope, missing)
         if not scope.flat:
             self._prune_groups(scope, groups, asked)
         scope.asked_at, scope.known, scope.failed = asked_at, True, ""
@@ -384,11 +386,12 @@ class Refresh:
         self.contacted = True
         self.cache.save_scope(scope.prefix, flat=scope.flat, pages=scope.pages)
 
-    async def _list(self, scope: Scope, asked: int, seen: set[Key], groups: set[str]) -> bool:
+    async def _list(self, scope: Scope, seen: set[Key], groups: set[str]) -> bool:
         token: str | None = None
         start_after: str | None = None
         pages = 0
         while True:
+            asked = self.tree.ask()
             page = await self.store.list_page(
                 scope.prefix, delimiter=not scope.flat, token=token, start_after=start_after
             )
@@ -404,7 +407,7 @@ class Refresh:
                 token, start_after = None, scope.skip + _LAST
             if scope.flat and pages >= PAGES_FLAT_MAX:
                 scope.flat = False
-                return await self._list(scope, asked, seen, groups)
+                return await self._list(scope, seen, groups)
         scope.pages = pages
         return True
 
@@ -451,7 +454,7 @@ class Refresh:
             if scope.known:
                 self.tell(changes)
 
-    async def _confirm(self, scope: Scope, missing: list[Key], asked: int) -> None:
+    async def _confirm(self, scope: Scope, missing: list[Key]) -> None:
         """Drop what is really gone; promise 5. Raises StoreError if the listing lied."""
         believed = sum(1 for key in self.tree.stored if scope.holds(key))
         if len(missing) > MISSING_MANY and len(missing) * 10 > believed:
@@ -467,16 +470,17 @@ class Refresh:
                 if token is None:
                     break
             missing = [key for key in missing if key not in again]
-        gone: list[Key] = []
+        gone: dict[Key, int] = {}
         there: list[Key] = []
         refused: list[StoreError] = []
 
         async def ask(key: Key) -> None:
+            number = self.tree.ask()
             try:
                 await self.store.head(key)
                 there.append(key)
             except NotFoundError:
-                gone.append(key)
+                gone[key] = number
             except StoreError as exc:
                 refused.append(exc)
 
@@ -487,16 +491,16 @@ class Refresh:
                 async with trio.open_nursery() as nursery:
                     for key in missing[1:]:
                         nursery.start_soon(ask, key)
-        self._drop(gone, asked)
+        self._drop(gone)
         if refused:
             raise refused[0]
         if there:
             raise StoreError("list", scope.prefix, f"the listing left out {len(there)} objects that exist")
 
-    def _drop(self, keys: Iterable[Key], asked: int) -> None:
+    def _drop(self, keys: Mapping[Key, int]) -> None:
         changes = []
         gone = []
-        for key in keys:
+        for key, asked in keys.items():
             change = self.tree.vanish(key, asked)
             if change is None:
                 continue
@@ -528,6 +532,21 @@ class Refresh:
 
     def _keep(self, path: str) -> bool:
         return self.keep_directory(path)
+
+    def learn(self, info: ObjectInfo, asked: int) -> None:
+        """A GET or HEAD, question number `asked`, brought this version."""
+        changes = self.tree.apply([info], asked)
+        if changes:
+            self.cache.save_objects([c.inode.info for c in changes if c.inode.info is not None], ())
+            self.tell(changes)
+        self._doubt()
+
+    def _doubt(self) -> bool:
+        """Where it is not certain which of two answers is the newer, what is shown does not count as asked for."""
+        unsure, self.tree.unsure = self.tree.unsure, set()
+        for key in unsure:
+            self.distrust(key)
+        return bool(unsure)
 
     def tell(self, changes: Sequence[Change]) -> None:
         """Let the kernel and those who watch know what others did."""
@@ -572,6 +591,6 @@ class Refresh:
         taken = min(budget_bytes, sum(o.size for o in infos))
         self._prefetch_left -= taken
         try:
-            await self.content.prefetch(infos, budget_bytes=budget_bytes, asked=self.tree.serial)
+            await self.content.prefetch(infos, budget_bytes=budget_bytes, ask=self.tree.ask)
         finally:
             self._prefetch_left += taken

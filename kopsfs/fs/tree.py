@@ -35,16 +35,19 @@ class Tree:
         self.prefix = prefix
         self.now_ns = now_ns
         self.serial = 0
-        """Grows with everything that happens here; listings remember it to know what they are too old for."""
+        """Numbers questions to the store, and what happens here or is learnt: what an answer is too old for."""
         self.inodes: dict[Ino, Inode] = {}
         self.stored: dict[Key, Inode] = {}
         self.unreachable: set[Key] = set()
+        self.unsure: set[Key] = set()
+        """Keys of which two questions, under way at the same time, learnt different things: to be asked once more."""
         self.markers: dict[str, ObjectInfo] = {}
         """Directory markers (`a/`, zero bytes, made by some consoles) by the directory's path; removed by rmdir."""
         self.owed: Callable[[str], bool] = lambda _path: False
         """Does the journal owe the store something of this path? Set by whoever joins the two."""
         self._attributes = attributes
-        self._tombstones: dict[Key, int] = {}
+        self._tombstones: dict[Key, tuple[int, int]] = {}
+        """What is known to be gone: number of the question that showed it, and the serial when it did."""
         self._next = int(ROOT)
         self.root = self._new("dir")
         self.root.lookups = 1
@@ -163,10 +166,15 @@ class Tree:
         """A name came or went: the directory's times move."""
         directory.mtime_ns = directory.ctime_ns = max(self.now_ns(), directory.mtime_ns + 1)
 
-    def bump(self, inode: Inode) -> None:
-        """Something happened here: listings asked for before this moment do not know of it."""
+    def ask(self) -> int:
+        """Number a question to the store, before it is asked: GET, HEAD or LIST."""
         self.serial += 1
-        inode.serial = self.serial
+        return self.serial
+
+    def bump(self, inode: Inode) -> None:
+        """Something happened here: answers to what was asked before this moment do not know of it."""
+        self.serial += 1
+        inode.serial = inode.asked = self.serial
 
     def disown(self, inode: Inode) -> None:
         """Its bytes are ours now: what the store says under this key is not this file any more."""
@@ -174,10 +182,10 @@ class Tree:
         inode.info = None
         self.bump(inode)
 
-    def bury(self, key: Key) -> None:
-        """The object was deleted by us: a listing asked for before still shows it."""
+    def bury(self, key: Key, asked: int | None = None) -> None:
+        """The object is gone, deleted by us or as question `asked` showed: one asked before may still show it."""
         self.serial += 1
-        self._tombstones[key] = self.serial
+        self._tombstones[key] = (self.serial if asked is None else asked, self.serial)
         if len(self._tombstones) > 20_000:
             for old in list(self._tombstones)[:10_000]:
                 del self._tombstones[old]
@@ -196,19 +204,26 @@ class Tree:
     # --- changes made elsewhere ------------------------------------------------------------------------------------
 
     def apply(self, infos: Iterable[ObjectInfo], asked: int) -> list[Change]:
-        """Take over what a listing says, asked for at serial `asked`.
+        """Take over what the answer to question `asked` says.
 
-        Semantics: a listing never overrules what happened here after it was asked for.
+        Semantics: an answer never overrules what happened here, or was learnt by another answer, after it was asked
+        for. Where it differs from one that was asked for before it, either may be the newer: `unsure`.
         """
         changes: list[Change] = []
         for info in infos:
             inode = self.stored.get(info.key)
             if inode is not None:
                 assert inode.info is not None
-                if inode.info.version != info.version and inode.serial <= asked and not self.owed(info.key):
-                    changes.append(self._update(inode, info))
-            elif self._tombstones.get(info.key, -1) <= asked and not self.owed(info.key):
+                if inode.info.version != info.version and not self.owed(info.key) and self._newer(inode, asked):
+                    changes.append(self._update(inode, info, asked))
+                continue
+            shown, heard = self._tombstones.get(info.key, (0, 0))
+            if self.owed(info.key):
+                continue
+            if heard <= asked:
                 changes += self._appear(info, asked)
+            elif shown < asked:
+                self.unsure.add(info.key)
         return changes
 
     def missing(self, seen: set[Key], asked: int, inside: Callable[[Key], bool]) -> list[Key]:
@@ -216,15 +231,24 @@ class Tree:
         return [
             key
             for key, inode in self.stored.items()
-            if key not in seen and inode.serial <= asked and inside(key) and not self.owed(key)
+            if key not in seen and inside(key) and not self.owed(key) and self._newer(inode, asked)
         ]
 
     def vanish(self, key: Key, asked: int) -> Change | None:
         """An object is gone from the store: so is its name, and directories that were only there for it."""
         inode = self.stored.get(key)
-        if inode is None or inode.serial > asked or self.owed(key) or inode.parent is None:
+        if inode is None or inode.parent is None or self.owed(key) or not self._newer(inode, asked):
             return None
+        self.bury(key, asked)
         return self.expel(inode)
+
+    def _newer(self, inode: Inode, asked: int) -> bool:
+        """Was this asked after all that is known of a stored file?"""
+        if inode.serial <= asked:
+            return True
+        if inode.asked < asked and inode.info is not None:
+            self.unsure.add(inode.info.key)
+        return False
 
     def expel(self, inode: Inode) -> Change:
         """A file written here lost against a deletion: its name goes, its handles keep the bytes."""
@@ -297,12 +321,13 @@ class Tree:
         elif existing is not None:
             if existing.local or existing.serial > asked or existing.info is not None:
                 return changes
-            return [*changes, self._update(existing, info)]
+            return [*changes, self._update(existing, info, asked)]
         inode = self._new("file")
         inode.info = info
         if name != parts[-1]:
             inode.key = info.key
         self._link(directory, name, inode)
+        inode.asked = asked
         self._restore(inode)
         self._date(inode, info)
         self._remember_stored(inode)
@@ -310,7 +335,7 @@ class Tree:
         changes.append(Change("create", directory, name, inode, self.path(inode)))
         return changes
 
-    def _update(self, inode: Inode, info: ObjectInfo) -> Change:
+    def _update(self, inode: Inode, info: ObjectInfo, asked: int) -> Change:
         """A newer version under a name: in place, or in a new inode where the old one is open."""
         parent, name = inode.parent, inode.name
         assert parent is not None
@@ -318,12 +343,14 @@ class Tree:
             self._forget_stored(inode)
             inode.info = info
             inode.moved = True
+            self.bump(inode)
+            inode.asked = asked
             self._date(inode, info)
             self._remember_stored(inode)
             return Change("modify", parent, name, inode, self.path(inode))
-        return self.supersede(inode, info)
+        return self._supersede(inode, info, asked)
 
-    def supersede(self, inode: Inode, info: ObjectInfo) -> Change:
+    def _supersede(self, inode: Inode, info: ObjectInfo, asked: int) -> Change:
         """The name gets a new inode with this version; the old one keeps its handles, bytes and path for writes."""
         parent, name = inode.parent, inode.name
         assert parent is not None
@@ -339,19 +366,21 @@ class Tree:
         inode.parent = None
         inode.base_path = inode.key or path
         fresh.moved = True
+        self.bump(fresh)
+        fresh.asked = asked
         self._date(fresh, info)
         self._remember_stored(fresh)
         self._reap(inode)
         return Change("modify", parent, name, fresh, path, inode)
 
-    def concede(self, inode: Inode, info: ObjectInfo) -> Change:
+    def concede(self, inode: Inode, info: ObjectInfo, asked: int) -> Change:
         """A file written here lost against this version: it gets the name, and handles keep the bytes that lost."""
         if inode.opens:
-            return self.supersede(inode, info)
+            return self._supersede(inode, info, asked)
         if inode.spool is not None:
             inode.spool.close()
             inode.spool = None
-        return self._update(inode, info)
+        return self._update(inode, info, asked)
 
     def _shadow(self, inode: Inode) -> list[Change]:
         """A directory of its name has appeared: the file stays reachable under its alias."""
@@ -367,8 +396,7 @@ class Tree:
             return []
         if not inode.local:
             inode.key = key
-        self._link(parent, alias, inode)
-        self._remember_stored(inode)
+        self._relink(parent, alias, inode)
         return [Change("create", parent, alias, inode, path + names.SHADOW_SUFFIX)]
 
     def _unshadow(self, parent: Inode, name: str) -> list[Change]:
@@ -381,8 +409,7 @@ class Tree:
         old_path = self.path(inode)
         self._unlink(inode)
         inode.key = None
-        self._link(parent, name, inode)
-        self._remember_stored(inode)
+        self._relink(parent, name, inode)
         path = self.path(inode)
         return [Change("delete", parent, alias, inode, old_path), Change("create", parent, name, inode, path)]
 
@@ -456,6 +483,13 @@ class Tree:
         while node is not None and node.expected:
             node.expected = False
             node = node.parent
+
+    def _relink(self, parent: Inode, name: str, inode: Inode) -> None:
+        """Another name for the same object, of which nothing new is known."""
+        known = inode.serial, inode.asked
+        self._link(parent, name, inode)
+        inode.serial, inode.asked = known
+        self._remember_stored(inode)
 
     def _unlink(self, inode: Inode) -> None:
         parent = inode.parent

@@ -36,7 +36,7 @@ from kopsfs.errors import (
 )
 from kopsfs.fs.committer import Committer
 from kopsfs.fs.content import LARGE_BYTES, Content
-from kopsfs.fs.inode import Change, Inode
+from kopsfs.fs.inode import Inode
 from kopsfs.fs.journal import Attribute, Conflict, Intent, Journal
 from kopsfs.fs.refresh import Refresh
 from kopsfs.fs.seen import Seen
@@ -359,6 +359,7 @@ class Writeback:
     async def _lost(self, intent: Intent) -> float:
         """Somebody else wrote first. Their version gets the name, our bytes the conflict area."""
         path = intent.path
+        asked = self.tree.ask()
         theirs = await self._theirs(path)
         if theirs is False:
             self.journal.pause(intent)
@@ -377,7 +378,7 @@ class Writeback:
             "conflict key=%s op=%s base=%s theirs=%s%s",
             path, intent.op, base, version, f" kept={conflict.id}" if conflict else "",
         )  # fmt: skip
-        self._show(path, theirs if isinstance(theirs, ObjectInfo) else None)
+        self._show(path, theirs if isinstance(theirs, ObjectInfo) else None, asked)
         await self.committer.commit()
         await self._paid(intent, StaleError(path))
         if conflict is not None and self.on_conflict is not None:
@@ -416,19 +417,19 @@ class Writeback:
             else:
                 self.expedite(new.path)  # also where its file is open for writing still: that is what fsync is for
 
-    def _show(self, path: str, theirs: ObjectInfo | None) -> None:
+    def _show(self, path: str, theirs: ObjectInfo | None, asked: int) -> None:
         """The name shows what the store has; whoever still has our version open keeps it."""
         if self.journal.owed(path):
             return  # later bytes of ours are waiting, and will lose by themselves
         inode = self.writers.pop(path, None)
-        changes: list[Change] = []
+        if theirs is None:
+            self.tree.bury(Key(path), asked)
         if inode is not None and self.tree.linked(inode) and self.tree.key(inode) == path:
-            changes = [self.tree.expel(inode) if theirs is None else self.tree.concede(inode, theirs)]
+            self.refresh.tell([self.tree.expel(inode) if theirs is None else self.tree.concede(inode, theirs, asked)])
+            if theirs is not None:
+                self.cache_changed(theirs)
         elif theirs is not None:
-            changes = self.tree.apply([theirs], self.tree.serial)
-        self.refresh.tell(changes)
-        if theirs is not None:
-            self.cache_changed(theirs)
+            self.refresh.learn(theirs, asked)
 
     async def _denied(self, intent: Intent, exc: DeniedError) -> None:
         self.read_only = str(exc)

@@ -2,7 +2,7 @@
 
 As `test_filesystem_model.py`, with somebody else who puts and deletes at any moment: nothing acknowledged is lost (it is in
 the store's history, in the conflict area, or was replaced here), nothing unseen is overwritten, no dropping reaches the
-store, and in the end the mount shows what the store holds.
+store, no name ever goes back to an older version, and in the end the mount shows what the store holds.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ class Witness:
         self.known: dict[str, set[str]] = {}
         """By key: versions this mount has shown or made."""
         self.history: dict[str, list[bytes]] = {}
+        self.reached: dict[str, int] = {}
+        """By version: the order in which the store took them."""
+        self.newest: dict[str, int] = {}
+        """By key: of the versions this life has shown."""
+        self.life: Life | None = None
         self.theirs = False
         self.complaints: list[str] = []
         self.unseen = self.complaints
@@ -68,6 +73,7 @@ class Witness:
         def seen_put(key: Any, data: bytes, expected: Any) -> ObjectInfo:
             before = bucket._objects.get(key)
             info = put(key, data, expected)
+            self.reached[info.version] = len(self.reached) + 1
             self.history.setdefault(key, []).append(data)
             self.judge("put", key, before)
             if not self.theirs:
@@ -92,14 +98,24 @@ class Witness:
     def look(self, life: Life) -> None:
         """What the tree shows now may have been seen by programs."""
         life.watcher.told = self.told
-        for key, inode in life.tree.stored.items():
+        if self.life is not life:  # it begins with what the cache of the last one remembers
+            self.life = life
+            self.newest.clear()
+        for inode in life.tree.stored.values():
             assert inode.info is not None
-            self.known.setdefault(key, set()).add(inode.info.version)
+            self.shown(inode.info)
 
     def told(self, change: Change) -> None:
         info = change.inode.info
-        if info is not None:
-            self.known.setdefault(info.key, set()).add(info.version)
+        if info is not None and change.kind != "delete":
+            self.shown(info)
+
+    def shown(self, info: ObjectInfo) -> None:
+        self.known.setdefault(info.key, set()).add(info.version)
+        reached = self.reached.get(info.version, 0)
+        if reached < self.newest.get(info.key, 0):
+            self.complaints.append(f"{info.key} went back to version {info.version}")
+        self.newest[info.key] = reached
 
 
 class Shared:

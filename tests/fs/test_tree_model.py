@@ -1,9 +1,10 @@
 """Does the tree believe the right thing, whatever order local calls, other clients and listings come in?
 
 A Hypothesis state machine over `Tree` (with a set standing for what the journal owes) against a reference of plain
-dictionaries: what the store holds, what this machine has laid over it, what every handle pinned. Listings are taken
-at one moment and applied at a later one, so they are stale as real ones are. After each step everything a stat
-shows is compared: kind, size, locality, version, inode and its stability, lookup counts, an mtime that never goes back.
+dictionaries: what the store holds, what this machine has laid over it, what every handle pinned. Questions - listings, and
+those for one key - are asked at one moment, served at a later one and answered at a third, in any order, so that answers
+are as stale as real ones are. After each step everything a stat shows is compared: kind, size, locality, version, inode
+and its stability, lookup counts, an mtime that never goes back; and what is shown never goes back in the store's history.
 """
 
 from __future__ import annotations
@@ -34,13 +35,20 @@ class Local:
 
 
 @dataclass(eq=False)
-class Listing:
-    """The store as of one moment, and the tree's serial when it was asked for."""
+class Question:
+    """A listing or a GET: its number, the store's history when it was asked, the store as of when it was served."""
 
     asked: int
-    objects: dict[str, ObjectInfo]
+    key: str | None
+    """None: a listing."""
+    history: dict[str, int]
+    objects: dict[str, ObjectInfo] | None = None
+    served: dict[str, int] = field(default_factory=dict)
+    """The history at that moment."""
     here: set[str] = field(default_factory=set)
-    """Keys something was done to here since: the listing has no say in them."""
+    """Keys that something was done to here since."""
+    learnt: set[str] = field(default_factory=set)
+    """Those and what another answer brought since: this one has no say in them."""
 
 
 @dataclass
@@ -64,17 +72,25 @@ class TreeModel(RuleBasedStateMachine):
         """What the reference thinks the tree shows of the store."""
         self.local: dict[str, Inode] = {}
         """Files created here whose bytes are owed or not even that."""
-        self.taken: list[Listing] = []
+        self.asked: list[Question] = []
+        self.history: dict[str, int] = dict.fromkeys(KEYS, 0)
+        """How often the store's state of a key has changed."""
+        self.reached: dict[str, int] = {}
+        """By version: which of those changes it was."""
+        self.gone_at: dict[str, int] = dict.fromkeys(KEYS, 0)
+        """By key: the change that the tree saw when it last learnt that the key is gone."""
+        self.newest: dict[str, int] = dict.fromkeys(KEYS, 0)
+        """By key: the newest of those changes that the tree has shown."""
         self.bases: dict[str, Version | None] = {}
         """By key of `local`: the version its next upload replaces."""
         self.doubts: list[tuple[list[Key], int]] = []
         """Keys a listing left out, and when it was asked for."""
-        self.gone: list[tuple[list[Key], int]] = []
-        """Those of them a HEAD did not find."""
+        self.gone: list[tuple[dict[Key, int], int]] = []
+        """Those of them a HEAD did not find, and the change that it saw."""
         self.handles: list[Open] = []
         self.lookups: dict[int, int] = {}
         self.inos: dict[str, int] = {}
-        self.mtimes: dict[str, tuple[str, int]] = {}
+        self.mtimes: dict[str, tuple[str, int, int]] = {}
 
     def now(self) -> int:
         self.clock += 1000
@@ -84,10 +100,21 @@ class TreeModel(RuleBasedStateMachine):
         self.serial += 1
         return ObjectInfo(Key(key), Version(f"v{self.serial}"), self.serial, 10**18 + self.serial)
 
-    def touched(self, key: str) -> None:
-        """Something happened here: listings taken before know nothing of it."""
-        for listing in self.taken:
-            listing.here.add(key)
+    def touched(self, key: str, *, here: bool = True) -> None:
+        """Something happened here, or was learnt: what was asked before may know nothing of it."""
+        for question in self.asked:
+            question.learnt.add(key)
+            if here:
+                question.here.add(key)
+
+    def keep(self, key: str, info: ObjectInfo | None) -> None:
+        """The store's state of a key changes."""
+        self.history[key] += 1
+        if info is None:
+            self.store.pop(key, None)
+        else:
+            self.store[key] = info
+            self.reached[info.version] = self.history[key]
 
     def wrote(self, inode: Inode) -> None:
         for handle in self.handles:
@@ -101,63 +128,116 @@ class TreeModel(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(OFTEN))
     def they_put(self, key: str) -> None:
-        self.store[key] = self.info(key)
+        self.keep(key, self.info(key))
 
     @rule(key=st.sampled_from(OFTEN))
     def they_delete(self, key: str) -> None:
-        self.store.pop(key, None)
+        if key in self.store:
+            self.keep(key, None)
 
-    # -- listings ---------------------------------------------------------------------------------------------------------
+    # -- questions --------------------------------------------------------------------------------------------------------
 
-    @rule()
-    def ask(self) -> None:
-        self.taken.append(Listing(self.tree.serial, dict(self.store)))
+    @rule(key=st.sampled_from([None, None, *OFTEN]))
+    def ask(self, key: str | None) -> None:
+        self.asked.append(Question(self.tree.ask(), key, dict(self.history)))
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def serve(self, data: st.DataObject) -> None:
+        """The store looks; what happens to it from now on the answer does not know."""
+        self.look(data.draw(st.sampled_from(self.asked)))
+
+    def look(self, question: Question) -> None:
+        if question.objects is None:
+            question.objects = {k: i for k, i in self.store.items() if question.key in {None, k}}
+            question.served = dict(self.history)
 
     @rule()
     def refresh(self) -> None:
-        """A listing that takes no time."""
-        self.ask()
-        self.take_over(self.taken[-1])
+        """A listing that takes no time: it knows better than whatever is under way."""
+        self.ask(None)
+        self.take_over(self.asked[-1])
+        assert not self.tree.unsure, "nothing was learnt since it was asked"
         while self.doubts:
             self.head()
         while self.gone:
             self.drop()
 
-    @precondition(lambda self: self.taken)
+    @precondition(lambda self: self.asked)
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
-        """A listing arrives, perhaps long after it was asked for, and is taken over as the file system does."""
-        self.take_over(data.draw(st.sampled_from(self.taken)))
+        """An answer arrives, perhaps long after it was asked for, and is taken over as the file system does."""
+        self.take_over(data.draw(st.sampled_from(self.asked)))
 
-    def take_over(self, listing: Listing) -> None:
-        del self.taken[: self.taken.index(listing) + 1]  # a scope has one listing under way: none older comes later
+    @rule(
+        key=st.sampled_from(OFTEN),
+        listings=st.tuples(st.booleans(), st.booleans()),
+        served=st.permutations([0, 1, 2]),
+        gone=st.booleans(),
+        answered=st.sampled_from([[0, 1], [1, 0], [0], [1]]),
+    )
+    def overlap(
+        self, key: str, listings: tuple[bool, bool], served: list[int], gone: bool, answered: list[int]
+    ) -> None:
+        """Two questions under way at the same time and a change of the store, served and answered in any order."""
+        if gone:
+            self.they_delete(key)
+        for listing in listings:
+            self.ask(None if listing else key)
+            if served[0] == 0:
+                self.look(self.asked[-1])  # the first was served before the second was asked
+                self.they_put(key)
+        questions = self.asked[-2:]
+        for which in served:
+            if which < 2:
+                self.look(questions[which])
+            else:
+                self.they_put(key)
+        for which in answered:
+            self.take_over(questions[which])
+
+    def take_over(self, question: Question) -> None:
+        self.asked.remove(question)
+        self.look(question)
+        objects, learnt = question.objects, question.learnt
+        assert objects is not None
         pinned = {str(k) for k, inode in self.tree.stored.items() if inode.opens}
-        self.tree.apply([listing.objects[k] for k in sorted(listing.objects)], listing.asked)
-        missing = self.tree.missing({Key(k) for k in listing.objects}, listing.asked, lambda _key: True)
-        expected_missing = {
-            k for k in self.believed if k not in listing.objects and k not in listing.here and k not in self.owed
-        }
-        assert set(missing) >= expected_missing
-        self.doubts.append((missing, listing.asked))
-        for key, info in listing.objects.items():
-            if key not in listing.here and key not in self.owed and self.local.get(key) is None:
-                if key not in self.believed or (key in pinned and self.believed[key] != info):
-                    self.inos.pop(key, None)
+        self.tree.apply([objects[k] for k in sorted(objects)], question.asked)
+        if question.key is None:
+            missing = self.tree.missing({Key(k) for k in objects}, question.asked, lambda _key: True)
+            expected = {k for k in self.believed if k not in objects and k not in learnt and k not in self.owed}
+            assert set(missing) >= expected
+            self.doubts.append((missing, self.tree.ask()))
+        elif not objects and self.tree.stored.get(Key(question.key)) is not None:
+            self.gone.append(({Key(question.key): question.served[question.key]}, question.asked))
+            self.drop(-1)
+        for key, info in objects.items():
+            if key not in learnt and key not in self.owed and self.local.get(key) is None:
+                if self.believed.get(key) != info:
+                    self.touched(key, here=False)
+                    if key not in self.believed or key in pinned:
+                        self.inos.pop(key, None)
                 self.believed[key] = info
+        for key, info in objects.items():
+            if key in question.here or key in self.owed or key in self.local or Key(key) in self.tree.unsure:
+                continue
+            shown = self.reached[self.believed[key].version] if key in self.believed else self.gone_at[key]
+            assert shown >= question.history[key], "it is at least what the store held when the question was asked"
+        self.tree.unsure.clear()  # asked once more, sooner or later
 
     @precondition(lambda self: self.doubts)
     @rule()
     def head(self) -> None:
         """Each name that a listing left out is asked for."""
-        missing, asked = self.doubts.pop(0)
-        self.gone.append(([key for key in missing if key not in self.store], asked))
+        missing, _ = self.doubts.pop(0)
+        self.gone.append(({key: self.history[key] for key in missing if key not in self.store}, self.tree.ask()))
 
     @precondition(lambda self: self.gone)
     @rule()
-    def drop(self) -> None:
-        """And dropped a moment later, if nothing has happened to it here since the listing was asked for."""
-        gone, asked = self.gone.pop(0)
-        for key in gone:
+    def drop(self, which: int = 0) -> None:
+        """And dropped a moment later, if nothing has happened to it here since, nor was anything learnt."""
+        gone, asked = self.gone.pop(which)
+        for key, change_seen in gone.items():
             inode = self.tree.stored.get(key)
             stays = inode is None or inode.serial > asked or key in self.owed
             change = self.tree.vanish(key, asked)
@@ -166,6 +246,8 @@ class TreeModel(RuleBasedStateMachine):
                 self.tree.prune(change.parent, lambda _path: False)
                 self.believed.pop(key, None)
                 self.inos.pop(key, None)
+                self.touched(key, here=False)
+                self.gone_at[key] = change_seen
 
     # -- programs here ----------------------------------------------------------------------------------------------------
 
@@ -195,10 +277,11 @@ class TreeModel(RuleBasedStateMachine):
         inode = self.local.pop(key, None)
         self.owed.discard(key)
         if inode is None:  # a deletion
-            self.store.pop(key, None)
+            self.keep(key, None)
+            self.gone_at[key] = self.newest[key] = self.history[key]
             self.tree.bury(Key(key))
         else:
-            self.store[key] = self.info(key)
+            self.keep(key, self.info(key))
             self.believed[key] = self.store[key]
             self.inos[key] = inode.ino
             mtime = inode.mtime_ns
@@ -212,17 +295,20 @@ class TreeModel(RuleBasedStateMachine):
         """Somebody else was faster: their version, or its absence, is shown."""
         key = data.draw(st.sampled_from(sorted(self.local)))
         theirs = self.store.get(key)
-        if version_of(self.local[key]) == (theirs.version if theirs is not None else None):
+        before = {version_of(self.local[key]), self.mtimes.get(key, ("", 0, 0))[0]}
+        if (theirs.version if theirs is not None else None) in before:
             return  # nobody was
         inode = self.local.pop(key)
         self.owed.discard(key)
         self.touched(key)
         self.inos.pop(key, None)
         if key in self.store:
-            self.tree.concede(inode, self.store[key])
+            self.tree.concede(inode, self.store[key], self.tree.ask())
             self.believed[key] = self.store[key]
         else:
+            self.tree.bury(Key(key), self.tree.ask())
             self.tree.expel(inode)
+            self.gone_at[key] = self.history[key]
 
     @rule(key=st.sampled_from(OFTEN))
     def unlink(self, key: str) -> None:
@@ -323,6 +409,13 @@ class TreeModel(RuleBasedStateMachine):
             assert version_of(inode) == self.bases[key], "its base is what it was"
 
     @invariant()
+    def what_is_shown_never_goes_back(self) -> None:
+        for key, info in self.believed.items():
+            reached = self.reached[info.version]
+            assert reached >= self.newest[key]
+            self.newest[key] = reached
+
+    @invariant()
     def an_inode_stays_while_nothing_newer_came(self) -> None:
         for key in self.believed:
             ino = self.tree.stored[Key(key)].ino
@@ -343,10 +436,10 @@ class TreeModel(RuleBasedStateMachine):
     def mtime_never_goes_back_while_a_version_is_shown(self) -> None:
         for key, info in self.believed.items():
             inode = self.tree.stored[Key(key)]
-            version, mtime = self.mtimes.get(key, ("", 0))
-            if version == info.version:
+            version, ino, mtime = self.mtimes.get(key, ("", 0, 0))
+            if (version, ino) == (info.version, inode.ino):
                 assert inode.mtime_ns == mtime
-            self.mtimes[key] = (info.version, inode.mtime_ns)
+            self.mtimes[key] = (info.version, inode.ino, inode.mtime_ns)
 
 
 TreeModel.TestCase.settings = settings(
