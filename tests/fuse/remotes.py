@@ -7,6 +7,9 @@ are the fixtures of `tests/store/conftest.py`, started once and only when a row 
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 import urllib.parse
 import uuid
 import xml.etree.ElementTree as ET
@@ -20,6 +23,7 @@ import pytest
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import Request
 from tests.emulators import gcs, oss
+from tests.emulators.k8s import K8sServer
 from tests.fuse.mounted import FileRemote, Remote
 from tests.store.servers import Azurite, S3Server
 from tests.store.servers_swift import SwiftServer
@@ -155,6 +159,44 @@ class SwiftRemote:
         return answer.body
 
 
+class K8sRemote:
+    """Secrets in a namespace of its own, below a directory for which kops has no kind of object."""
+
+    def __init__(self, server: K8sServer, directory: Path) -> None:
+        cluster = f"{_name()}.example.com"
+        self.server = server
+        self.namespace = cluster.replace(".", "-")
+        self.above = f"{cluster}/"
+        self.url = f"k8s:///{cluster}/addons"
+        config = server.kubeconfig(directory / "kubeconfig")
+        self.environment: Mapping[str, str] = {"KUBECONFIG": str(config), "HOME": str(directory)}
+
+    def put(self, key: str, data: bytes) -> object:
+        metadata = {"name": self._name(key), "annotations": {"kopsfs.io/key": f"{self.above}addons/{key}"}}
+        content = {"content": base64.b64encode(data).decode()}
+        secret = {"metadata": metadata, "type": "kopsfs.io/file", "data": content}
+        return self.server.put("secrets", self.namespace, secret)
+
+    def get(self, key: str) -> bytes:
+        return base64.b64decode(self._secrets()[key]["data"]["content"])
+
+    def delete(self, key: str) -> None:
+        self.server.remove("secrets", self.namespace, self._name(key))
+
+    def keys(self) -> list[str]:
+        return sorted(self._secrets())
+
+    def _secrets(self) -> dict[str, Any]:
+        found = self.server.items("secrets", self.namespace).values()
+        keys = {each["metadata"]["annotations"]["kopsfs.io/key"]: each for each in found}
+        return {key.removeprefix(f"{self.above}addons/"): each for key, each in keys.items()}
+
+    def _name(self, key: str) -> str:
+        path = f"addons/{key}"
+        slug = re.sub(r"[^a-z0-9]+", "-", path.lower()).strip("-")[:30].strip("-")
+        return f"kopsfs-{slug}-{hashlib.sha256(path.encode()).hexdigest()[:20]}"
+
+
 class DaemonsMemory:
     """`memfs://`, which has no other client."""
 
@@ -227,12 +269,13 @@ GS = Row("gs", _on(GsRemote), "gs")
 AZURE = Row("azureblob", _on(AzureRemote), "azurite", real=True)
 SWIFT = Row("swift", _on(SwiftRemote), "swift", window=True, real=True)
 OSS = Row("oss", _on(OssRemote), "oss_server", window=True)
+K8S = Row("k8s", K8sRemote, "k8s")
 MEMFS = Row("memfs", lambda _server, _directory: DaemonsMemory())
 """Not among the lists below, whose tests want another client."""
-LIGHT = [GS, AZURE, SWIFT, OSS, *(_bucket(scheme, "bench") for scheme in RELATIVES[1:])]
+LIGHT = [GS, AZURE, SWIFT, OSS, K8S, *(_bucket(scheme, "bench") for scheme in RELATIVES[1:])]
 """Every store once, where it is quickest: for `make test`. S3 and directories are `test_smoke.py`'s."""
 THOROUGH = [
-    *(FILE, GS, AZURE, SWIFT, OSS, _bucket("s3", "moto")),
+    *(FILE, GS, AZURE, SWIFT, OSS, K8S, _bucket("s3", "moto")),
     *(_bucket(scheme, server) for scheme in RELATIVES for server in ("ceph", "s3rver")),
 ]
 """Every store on every server that stands for it; S3's relatives where conditions are compared and where they are not."""

@@ -24,7 +24,7 @@ from tests.fuse.mounted import Mount, Remote
 from tests.fuse.remotes import Row, rows
 from tests.fuse.test_conflicts import program
 from tests.fuse.test_smoke import life
-from tests.store.conftest import azurite, gs, oss_server, start_server, swift  # noqa: F401 - fixtures
+from tests.store.conftest import azurite, gs, k8s, oss_server, start_server, swift  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.fuse
 slow = pytest.mark.slow
@@ -116,7 +116,8 @@ FAILING = 1
 def test_real_programs(row: Row, remote: Remote, mounted: MakeMount, corpus: Path, tmp_path: Path) -> None:
     """The suite that is kept beside the project: editors, shells, git, rsync, kops's and kubelet's ways with files."""
     options = ["--allow-other"] if os.geteuid() == 0 else []
-    mount = mounted(remote, *options, expect=("",))
+    # 40 MB are one request, which an emulator on a busy machine takes longer for than a person would wait.
+    mount = mounted(remote, *options, "--request-budget=100", expect=("",))
     report = tmp_path / "report.json"
     program = str(corpus / "mount/check_programs.py")
     suite = [sys.executable, program, str(mount.path), "--json", str(report), "--timeout", "120"]

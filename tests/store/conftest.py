@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.emulators import gcs, oss
+from tests.emulators.k8s import K8sServer
 from tests.store import servers_swift
 from tests.store.servers import STARTERS, Azurite, S3Server
 from tests.store.servers import azurite as start_azurite
@@ -68,4 +69,10 @@ def azurite() -> Iterator[Azurite]:
 @pytest.fixture(scope="session")
 def oss_server() -> Iterator[oss.Server]:
     with oss.Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def k8s() -> Iterator[K8sServer]:
+    with K8sServer() as server:
         yield server

@@ -25,10 +25,14 @@ from tests.support.lives import LatePort, Machine
 
 
 class ServedBucket:
-    """Where our writes and other clients' meet: the methods of `memory.Bucket` that tests wrap, to see both."""
+    """Where our writes and other clients' meet: the methods of `memory.Bucket` that tests wrap, to see both.
 
-    def __init__(self, remote: Remote, look: DriverFace) -> None:
+    Keys are relative to the prefix of the row's URL.
+    """
+
+    def __init__(self, remote: Remote, look: DriverFace, prefix: str) -> None:
         self.remote = remote
+        self.prefix = prefix
         self._look = look
         self._objects = self
         self._ours: Callable[[], Any] | None = None
@@ -38,7 +42,7 @@ class ServedBucket:
             info: ObjectInfo = self._ours()
             return info
         self.remote.put(key, data)
-        return self._look.head(key)
+        return self._look.head(self.prefix + key)
 
     def delete(self, key: Key, expected: Expected) -> None:
         if self._ours is not None:
@@ -49,12 +53,13 @@ class ServedBucket:
     def get(self, key: Key) -> _Seen | None:
         """As `memory.Bucket._objects.get`: what is there."""
         try:
-            return _Seen(self._look.head(key))
+            return _Seen(self._look.head(self.prefix + key))
         except NotFoundError:
             return None
 
-    def write(self, key: Key, data: bytes | None, act: Callable[[], Any]) -> Any:
+    def write(self, whole: Key, data: bytes | None, act: Callable[[], Any]) -> Any:
         """Let our own write (None: a deletion) pass where tests look. Raises what `act` raises."""
+        key = Key(whole.removeprefix(self.prefix))
         self._ours = act
         try:
             return self.delete(key, ANY) if data is None else self.put(key, data, ANY)
@@ -78,8 +83,9 @@ class ServedMachine(Machine):
 
     def __post_init__(self) -> None:
         driver = self._open()
+        self.prefix = parse(self.remote.url, self.remote.environment).prefix
         self.look = DriverFace(self._open())
-        self.bucket: Any = ServedBucket(self.remote, self.look)
+        self.bucket: Any = ServedBucket(self.remote, self.look, self.prefix)
         self.driver: Any = Faults() if isinstance(driver, HttpDriver) else FaultyDriver(_Watched(driver, self.bucket))
         self.lives = 0
 
