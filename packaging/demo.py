@@ -116,7 +116,7 @@ class Demo:
             if self.daemon.poll() is None:
                 subprocess.run([*KOPSFS, "umount", "--lazy", str(self.mountpoint)], capture_output=True, check=False)
                 try:
-                    self.daemon.wait(20)
+                    self.daemon.wait(60)
                 except subprocess.TimeoutExpired:
                     self.daemon.kill()
                     self.daemon.wait()
@@ -182,7 +182,7 @@ class Demo:
         done = subprocess.run([*KOPSFS, "umount", str(self.mountpoint)], check=False)
         check(done.returncode == 0, "umount left something over")
         assert self.daemon is not None
-        check(self.daemon.wait(20) == 0, "the daemon ended with an error")
+        check(self.daemon.wait(60) == 0, "the daemon ended with an error")
         check(str(self.mountpoint) not in Path("/proc/self/mounts").read_text(), "the mount is still there")
         print("   nothing is mounted, nothing is left over")
 

@@ -156,7 +156,9 @@ def edit(remote: Remote, mounted: MakeMount, edits: int, *, torn: bool = False) 
     first = body + b"#" + hashlib.sha256(body).hexdigest().encode()
     remote.put(PATH, first)
     expected = (f"conflict key={PATH}",)
-    mounts = [mounted(remote, "--max-staleness=0", name=name, expect=expected) for name in ("one", "two")]
+    # Without staleness an open has no last answer to fall back on, and fsync none at all: a busy server may take its time.
+    options = ("--max-staleness=0", "--revalidate-budget=60", "--request-budget=60")
+    mounts = [mounted(remote, *options, name=name, expect=expected) for name in ("one", "two")]
     made: list[Edit] = []
     half = edits // 2
     with editor(mounts[0], 0, half, torn=torn) as one, editor(mounts[1], 1, half, torn=torn) as two:
