@@ -156,4 +156,4 @@ def socket_of(parsed: argparse.Namespace) -> Path:
     same = control.sockets(url) if "://" in url else []
     if len(same) == 1:
         return same[0]
-    raise InputError(f"{len(found)} stores are mounted; name the mount point")
+    raise InputError(f"{len(found)} stores are mounted; name the mount point, `kopsfs status` lists them")

@@ -27,7 +27,7 @@ def register(subparsers: program.Subparsers) -> None:
         description="Show the Kubernetes versions and images that a kops channel recommends.",
         epilog=_EPILOG,
     )
-    parser.add_argument("action", choices=("show",), help="print it")
+    parser.add_argument("action", choices=("show",), metavar="show", help="print it")
     parser.add_argument(
         "name", nargs="?", default="stable", metavar="NAME", help="stable (default), alpha, or another name"
     )

@@ -14,7 +14,7 @@ from typing import Final
 from kopsfs.cli import findings
 from kopsfs.cli.judged import without_of
 from kopsfs.cli.progress import track
-from kopsfs.cli.trees import Trees
+from kopsfs.cli.trees import Trees, all_of
 from kopsfs.cli.workspace import Workspace
 from kopsfs.errors import InputError
 from kopsfs.spec import layout
@@ -60,7 +60,7 @@ def _wanted(parsed: argparse.Namespace, trees: Trees) -> tuple[Workspace, list[s
     if parsed.all:
         tree = trees.find()
         tree.ahead((), looked_into, whole=True)
-        return tree, tree.clusters()
+        return tree, all_of(tree)
     found = [trees.locate(name) for name in parsed.clusters]
     if len({tree.name for tree, _ in found}) > 1:
         raise InputError("these clusters lie in several directories; check one directory's at a time")
@@ -83,6 +83,7 @@ def cluster_tree(
     """
     paths = tuple(tree.files(name))
     if layout.CONFIG not in paths:
+        tree.manifest(name)  # which says what is wrong
         raise InputError(f"no cluster {name} in {tree.name}")
     return ClusterTree(
         name,

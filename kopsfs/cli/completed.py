@@ -16,7 +16,7 @@ from typing import Any, Final
 from kopsfs.cli import inputs, outside
 from kopsfs.cli.program import UsageError
 from kopsfs.cli.progress import colour, track
-from kopsfs.cli.trees import Trees, none_in
+from kopsfs.cli.trees import Trees, all_of
 from kopsfs.cli.workspace import Workspace, is_document
 from kopsfs.errors import ConflictError, InputError
 from kopsfs.spec import layout, writer
@@ -63,9 +63,7 @@ def _run_all(parsed: argparse.Namespace, facts: Facts, tree: Workspace, also: Co
     """Every cluster of the tree; one that is refused does not stop the others."""
     if parsed.subject or parsed.filename:
         raise UsageError("--all takes every cluster of the state store; name none")
-    names = tree.clusters()
-    if not names:
-        raise InputError(none_in(tree))
+    names = all_of(tree)
     tree.ahead(names, lambda path: path in also or is_document(path))
     status, separator = 0, ""
     for name in names if sys.stdout.isatty() else track(names, "infer"):

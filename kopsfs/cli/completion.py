@@ -29,7 +29,7 @@ def register(subparsers: program.Subparsers) -> None:
         description="Print a completion script for a shell.",
         epilog=_EPILOG,
     )
-    parser.add_argument("shell", choices=SHELLS, help="which shell")
+    parser.add_argument("shell", choices=SHELLS, metavar="|".join(SHELLS), help="which shell")
     parser.set_defaults(run=_run)
 
 

@@ -30,8 +30,6 @@ BY_HAND: Final = {
     "  storage_accounts: []   # name and id of the account in configBase, unless storageAccountID is set",
     "digitalocean": "digitalocean:\n  dns_zones: []          # domain names, unless dns.type is None",
     "scaleway": "scaleway:\n  dns_zones: []          # domain names, unless dns.type is None",
-    "hetzner": "hetzner: {}              # nothing is asked",
-    "linode": "linode: {}               # nothing is asked",
 }
 
 
@@ -43,7 +41,7 @@ def register(subparsers: program.Subparsers) -> None:
         description="Ask a cloud what inference needs to know, and print it as a facts file.",
         epilog=_EPILOG,
     )
-    parser.add_argument("action", choices=("collect",), help="ask the cloud")
+    parser.add_argument("action", choices=("collect",), metavar="collect", help="ask the cloud")
     parser.add_argument("--cloud", choices=CLOUDS, required=True, help="which cloud")
     parser.add_argument("--region", metavar="NAME", help="the region (aws; default: as the AWS tools find it)")
     parser.add_argument("--project", metavar="NAME", help="the project (gce; default: as gcloud's credentials name it)")
@@ -64,6 +62,8 @@ def _run(parsed: argparse.Namespace) -> int:
         "aws": _aws,
         "gce": _gce,
         "openstack": _openstack,
+        "hetzner": _nothing,
+        "linode": _nothing,
     }
     collector = collectors.get(parsed.cloud)
     if collector is None:
@@ -73,6 +73,11 @@ def _run(parsed: argparse.Namespace) -> int:
     facts = collector(parsed, tell)
     sys.stdout.write(f"{json.dumps(facts, indent=1)}\n" if parsed.output == "json" else writer.to_yaml(facts))
     return 1 if left_out else 0
+
+
+def _nothing(parsed: argparse.Namespace, _tell: Callable[[str], None]) -> dict[str, Any]:
+    """Nothing is asked of this cloud."""
+    return {parsed.cloud: {}}
 
 
 def _aws(parsed: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, Any]:

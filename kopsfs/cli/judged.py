@@ -15,7 +15,7 @@ from pathlib import Path
 from kopsfs.cli import findings, outside
 from kopsfs.cli.program import UsageError
 from kopsfs.cli.progress import track
-from kopsfs.cli.trees import Trees
+from kopsfs.cli.trees import Trees, all_of
 from kopsfs.cli.workspace import Directory, is_document
 from kopsfs.errors import InputError
 from kopsfs.spec.composer import BYTES_MAX
@@ -76,7 +76,7 @@ def _sources(parsed: argparse.Namespace, trees: Trees) -> Iterator[Source]:
         yield _file(name)
     if parsed.all:
         whole = trees.find()
-        found = [(whole, cluster) for cluster in whole.clusters()]
+        found = [(whole, cluster) for cluster in all_of(whole)]
     else:
         found = [trees.locate(cluster) for cluster in parsed.clusters]
     for each in dict.fromkeys(its for its, _ in found):

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from kopsfs.cli.workspace import BELOW_CLUSTER, CHANGED, DEPTH_MAX, WELL_KNOWN, is_document
+from kopsfs.cli.workspace import BELOW_CLUSTER, CHANGED, DEPTH_MAX, WELL_KNOWN, is_document, no_cluster
 from kopsfs.config import Config
 from kopsfs.errors import ConflictError, InputError, NotFoundError, StoreError, TransientError
 from kopsfs.spec import layout
@@ -398,7 +398,7 @@ class Stored:
         if config is None:
             page = await self._page("", delimiter=True)
             names = [prefix.removesuffix("/") for prefix in page.prefixes if not prefix.startswith(".")]
-            raise InputError(f"no cluster {name} in {self.name}; there are {', '.join(names[:9]) or 'none'}")
+            raise InputError(no_cluster(name, self.name, names))
         objects = found.pop(layout.ADDONS, b"")
         return {layout.CONFIG: config, **found, **({layout.ADDONS: objects} if objects else {})}
 

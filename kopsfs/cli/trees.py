@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -85,11 +84,9 @@ class Trees:
 
     @staticmethod
     def _only(tree: Workspace) -> str:
-        found = tree.clusters()
+        found = all_of(tree)
         if len(found) == 1:
             return found[0]
-        if not found:
-            raise InputError(none_in(tree))
         raise InputError(f"name the cluster: {', '.join(found[:9])}{' …' if len(found) > 9 else ''}")
 
     # -- which ------------------------------------------------------------------------------------
@@ -101,7 +98,7 @@ class Trees:
     def _wanted(self) -> str:
         if self._state == "":
             raise ConfigError(config.STATE_STORE_REQUIRED)
-        return self._state or self._said() or _around(Path.cwd()) or self._written() or _only_mount() or os.curdir
+        return self._state or self._said() or _around(Path.cwd()) or self._written() or _only_mount() or str(Path.cwd())
 
     def _written(self) -> str:
         """What kopsfs's own files and kops's say."""
@@ -158,9 +155,14 @@ class Trees:
 _PATHS: Final = ("/", "./", "../")
 
 
-def none_in(tree: Workspace) -> str:
-    """What is wrong with a tree without clusters, and what helps."""
-    return f"no cluster in {tree.name}: no directory with a file {layout.CONFIG}; --state or KOPS_STATE_STORE names another"
+def all_of(tree: Workspace) -> list[str]:
+    """Every cluster. Raises InputError where there is none: nothing found is not nothing wrong."""
+    found = tree.clusters()
+    if not found:
+        raise InputError(
+            f"no cluster in {tree.name}: no directory with a file {layout.CONFIG}; --state or KOPS_STATE_STORE names another"
+        )
+    return found
 
 
 def unsent(state_dir: Path) -> int:
@@ -168,6 +170,8 @@ def unsent(state_dir: Path) -> int:
     database = state_dir / "state.db"
     if not database.is_file():
         return 0
+    import sqlite3
+
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
             return int(connection.execute("SELECT count(*) FROM intent").fetchone()[0])

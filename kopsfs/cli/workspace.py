@@ -47,6 +47,12 @@ def is_document(path: str) -> bool:
     return path in {layout.CONFIG, layout.ADDONS} or (folder == layout.INSTANCE_GROUPS and name != "")
 
 
+def no_cluster(name: str, where: str, there: Sequence[str]) -> str:
+    """What to say of a cluster that is not there."""
+    more = " …" if len(there) > 9 else ""
+    return f"no cluster {name} in {where}; there {'are ' + ', '.join(there[:9]) + more if there else 'is none'}"
+
+
 class Workspace(Protocol):
     """The files of a state store, wherever they are.
 
@@ -203,9 +209,7 @@ class Directory:
     def manifest(self, cluster: str) -> dict[str, bytes]:
         config = self.read(cluster, layout.CONFIG)
         if config is None:
-            raise InputError(
-                f"no cluster {cluster} in {self.root}; there are {', '.join(self.clusters()[:9]) or 'none'}"
-            )
+            raise InputError(no_cluster(cluster, self.name, self.clusters()))
         found = {layout.CONFIG: config}
         folder = self._at(cluster, layout.INSTANCE_GROUPS)
         for name in sorted(each.name for each in folder.iterdir()) if folder.is_dir() else ():

@@ -263,7 +263,7 @@ def test_bad_files(text: str, status: int, said: str, tmp_path: Path, capsys: py
         (["infer", "-f", "x", "--write"], 66, ""),
         (["explain", NAME, "spec.nothing"], 66, "nothing at spec.nothing"),
         (["explain", NAME, "--group", "gone"], 1, "bastions, control-plane, nodes"),
-        (["facts", "collect", "--cloud", "hetzner"], 66, "by hand"),
+        (["facts", "collect", "--cloud", "azure"], 66, "by hand"),
         (["channel", "show", "gone"], 66, "no channel"),
         (["channel", "show", "../config"], 66, "no channel"),
     ],
@@ -321,6 +321,12 @@ def test_explain_inferred_is_everything_the_author_did_not_write(
     assert run("explain", NAME, "-o", "json") == 0
     leaves = json.loads(capsys.readouterr().out)
     assert {"path", "value", "by", "source", "inputs", "internal", "position"} == set(leaves[0])
+
+
+@pytest.mark.parametrize("cloud", ["hetzner", "linode"])
+def test_a_cloud_that_is_asked_nothing_has_its_facts_at_once(cloud: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["facts", "collect", "--cloud", cloud, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {cloud: {}}
 
 
 def test_convert_both_ways_keeps_order_and_strangers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,6 +176,11 @@ def test_every_command_has_help_with_examples_and_exit_statuses(name: str, capsy
     assert max(map(len, text.splitlines())) <= 130
 
 
+def test_help_is_a_word_too() -> None:
+    assert run("help").stdout == run("--help").stdout
+    assert run("help", "flush").stdout == run("flush", "--help").stdout
+
+
 SILENT = {"mount", "completion"}
 """Commands that have nothing to say to a program."""
 
@@ -193,8 +198,8 @@ def test_every_command_that_says_something_says_it_in_json(name: str) -> None:
         ("bogus", "there is no command 'bogus'; see kopsfs --help"),
         ("status --jsno", "unknown argument --jsno; did you mean --json?; see kopsfs status --help"),
         ("infer -o ymal", "'ymal' is none of yaml, json; did you mean yaml?; see kopsfs infer --help"),
-        ("check", "check: name a cluster, or --all; see kopsfs check --help"),
-        ("validate", "validate: name a cluster, or --all, or -f FILE; see kopsfs validate --help"),
+        ("check", "name a cluster, or --all; see kopsfs check --help"),
+        ("validate", "name a cluster, or --all, or -f FILE; see kopsfs validate --help"),
         ("check c --without x", "no rule is called x; `kopsfs validate --list-rules` names them all"),
         ("infer -f x --write", "--diff and --write need a cluster of a state store, not -f"),
     ],
