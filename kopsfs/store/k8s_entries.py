@@ -64,6 +64,12 @@ class Found:
 
     entry: Entry
     data: bytes | None
+    packed: bytes | None = None
+    """The bytes as `Bodies` keeps them, instead."""
+
+    def pack(self) -> Found:
+        """Give the same, smaller."""
+        return self if self.data is None else Found(self.entry, None, zlib.compress(self.data, 1))
 
 
 def read_object(kind: Kind, item: Object, owner: str) -> Found | None:
@@ -155,7 +161,7 @@ class Bodies:
     def hold(self, found: Found) -> None:
         """Keep the bytes of a file, unless the budget is spent."""
         entry = found.entry
-        packed = None if found.data is None else zlib.compress(found.data, 1)
+        packed = found.pack().packed
         with self._lock:
             self._drop(entry.key)
             if packed is not None and self.size + len(packed) <= self._limit:

@@ -15,10 +15,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from kopsfs.errors import DeniedError, NotFoundError, RefusedError
 from kopsfs.store.driver import Key
@@ -46,7 +46,7 @@ RESTARTS: Final = 3
 OUTLINE: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"
 """Source: API concepts, "Metadata-only fetches"."""
 FILES: Final = {"fieldSelector": f"type={FILE_TYPE}"}
-HELD_S: Final = 5.0
+HELD_S: Final = 30.0
 """How long after a listing its bytes may be given without asking. Who wants a file as of now lists first."""
 TOUCHED_S: Final = 600.0
 _REFETCHED_MAX: Final = 32
@@ -157,7 +157,7 @@ class Listing:
         # Whose namespace it is, is known by the cluster in it.
         wanted = [kind for kind in KINDS if kind in kinds or kind is CLUSTERS]
         futures = {kind: self._threads.submit(self._list, kind, scope) for kind in wanted}
-        items: dict[Kind, list[Object]] = {}
+        items: dict[Kind, list[Any]] = {}
         for kind, future in futures.items():
             try:
                 items[kind] = future.result()
@@ -206,13 +206,15 @@ class Listing:
             for key in [key for key in self._seen if key not in self.known]:
                 del self._seen[key]
 
-    def _note_owners(self, scope: str, items: dict[Kind, list[Object]]) -> None:
+    def _note_owners(self, scope: str, items: dict[Kind, list[Any]]) -> None:
         owners: dict[str, set[str]] = {}
         for kind, found in items.items():
             for item in found:
-                namespace = item["metadata"].get("namespace", "")
-                key = noted_key(kind, item)
-                cluster = item["metadata"]["name"] if kind is CLUSTERS else key.partition("/")[0] if key else ""
+                if isinstance(item, Found):
+                    namespace, cluster = item.entry.namespace, item.entry.key.partition("/")[0]
+                else:
+                    namespace, key = item["metadata"].get("namespace", ""), noted_key(kind, item)
+                    cluster = item["metadata"]["name"] if kind is CLUSTERS else key.partition("/")[0] if key else ""
                 if cluster and namespace_of(cluster) == namespace:
                     owners.setdefault(namespace, set()).add(cluster)
         with self._lock:
@@ -222,12 +224,11 @@ class Listing:
                 self.owners.clear()
             self.owners.update(owners)
 
-    def _read_secrets(self, scope: str, items: list[Object]) -> Iterable[Found]:
+    def _read_secrets(self, scope: str, items: list[Any]) -> Iterable[Found]:
         unknown: list[Object] = []
         for item in items:
-            if "type" in item:
-                if (found := read_object(SECRETS, item, "")) is not None:
-                    yield found
+            if isinstance(item, Found):
+                yield item
             elif (entry := read_outline(item)) is not None:
                 yield Found(entry, None)
             elif noted_key(SECRETS, item) is not None:
@@ -255,7 +256,7 @@ class Listing:
 
     # -- asking ------------------------------------------------------------------------------------
 
-    def _list(self, kind: Kind, scope: str) -> list[Object]:
+    def _list(self, kind: Kind, scope: str) -> list[Any]:
         if scope or kind.name not in self._one_by_one:
             try:
                 return self._pages(kind, scope, self._how(kind, scope))
@@ -268,9 +269,9 @@ class Listing:
     def _how(self, kind: Kind, scope: str) -> str:
         return OUTLINE if kind is SECRETS and scope in self._outlined else "application/json"
 
-    def _list_each(self, kind: Kind, denied: DeniedError | None) -> list[Object]:
+    def _list_each(self, kind: Kind, denied: DeniedError | None) -> list[Any]:
         """List the namespaces one by one; those that may not be listed are not ours to show."""
-        found: list[Object] = []
+        found: list[Any] = []
         listed = 0
         for namespace in self._namespaces(kind, denied):
             try:
@@ -300,13 +301,24 @@ class Listing:
             return names
         return [item["metadata"]["name"] for item in items]
 
-    def _pages(self, kind: Kind, namespace: str, accept: str) -> list[Object]:
-        found: list[Object] = []
+    def _pages(self, kind: Kind, namespace: str, accept: str) -> list[Any]:
+        """Give all objects; whole Secrets as `Found`."""
+        found: list[Any] = []
         query = {"limit": str(LIST_LIMIT), **(FILES if kind is SECRETS else {})}
         while True:
             said = self._api.ask(Ask("list", "", "list", kind, namespace, query=query, accept=accept))
-            found += said.get("items") or ()
+            items = said.get("items") or ()
+            found += items if kind is not SECRETS else _smaller(items)
             more = (said.get("metadata") or {}).get("continue")
             if not more:
                 return found
             query = {**query, "continue": more}
+
+
+def _smaller(items: Iterable[Object]) -> Iterator[Object | Found]:
+    """Read whole Secrets as they come: their text in JSON is thrice what their packed bytes are."""
+    for item in items:
+        if "type" not in item:
+            yield item
+        elif (found := read_object(SECRETS, item, "")) is not None:
+            yield found.pack()
