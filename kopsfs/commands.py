@@ -19,6 +19,7 @@ from kopsfs.config import Config
 from kopsfs.errors import InputError, NotFoundError, StoreError
 from kopsfs.fs.filesystem import Filesystem
 from kopsfs.fs.journal import Conflict, Intent
+from kopsfs.fs.spool import Generation
 from kopsfs.fuse import Operations
 from kopsfs.store.driver import ABSENT, Expected, Key
 
@@ -230,7 +231,7 @@ class Commands:
             return
         conflict = self._find(number)
         if action in {"diff", "show"}:
-            yield await self._both(conflict)
+            yield self._describe(conflict) | await self._both(conflict.path, conflict.generation)
         elif action == "take-theirs":
             self.parts.journal.drop_conflict(conflict.id)
             await self.parts.committer.commit()
@@ -258,16 +259,13 @@ class Commands:
             "theirs": conflict.theirs or "",
         }
 
-    async def _both(self, conflict: Conflict) -> dict[str, Any]:
-        mine = await trio.to_thread.run_sync(conflict.generation.read)
+    async def _both(self, path: str, kept: Generation | None) -> dict[str, str | None]:
+        """The bytes kept here, and the store's: None where it has none or does not say. Cost: 1 GET."""
+        mine = b"" if kept is None else await trio.to_thread.run_sync(kept.read)
         theirs: bytes | None = None
-        try:
-            with trio.fail_after(self.config.request_budget_s):
-                _, theirs = await self.parts.store.get(Key(conflict.path))
-        except StoreError:
-            theirs = None
+        with trio.move_on_after(self.config.request_budget_s), contextlib.suppress(StoreError):
+            _, theirs = await self.parts.store.get(Key(path))
         return {
-            **self._describe(conflict),
             "mine_b64": base64.b64encode(mine[:_TEXT_BYTES_MAX]).decode(),
             "theirs_b64": base64.b64encode(theirs[:_TEXT_BYTES_MAX]).decode() if theirs is not None else None,
         }
@@ -298,19 +296,7 @@ class Commands:
             self.fs.abandon(intent)
             await self.parts.committer.commit()
             return {"id": f"held-{number}", "path": intent.path, "taken": "theirs"}
-        generation = intent.generation
-        mine = b"" if generation is None else await trio.to_thread.run_sync(generation.read)
-        theirs: bytes | None = None
-        try:
-            _, theirs = await self.parts.store.get(Key(intent.path))
-        except StoreError:
-            theirs = None
-        return {
-            "id": f"held-{number}",
-            "path": intent.path,
-            "mine_b64": base64.b64encode(mine[:_TEXT_BYTES_MAX]).decode(),
-            "theirs_b64": base64.b64encode(theirs[:_TEXT_BYTES_MAX]).decode() if theirs is not None else None,
-        }
+        return {"id": f"held-{number}", "path": intent.path, **await self._both(intent.path, intent.generation)}
 
     # --- the rest --------------------------------------------------------------------------------------------------------------
 

@@ -103,8 +103,7 @@ class Filesystem:
             parent = self._parent_of(path)
             if parent is None:
                 return
-            kind = "dir" if node.kind == "dir" else "link" if node.kind == "link" else "file"
-            inode = self.tree.make(parent, path.rpartition("/")[2], kind)  # type: ignore[arg-type]
+            inode = self.tree.make(parent, path.rpartition("/")[2], node.kind)
             inode.local = node.kind != "dir" or parent.local or names.stays_local(inode.name, exclusive=False)
         inode.target, inode.generation = node.target, node.generation
         self._dress(inode, path)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from kopsfs.errors import JournalError
+from kopsfs.fs.inode import Kind
 from kopsfs.fs.journal_rows import SCHEMA, SCHEMA_VERSION, columns, connect, decode_base, encode_base
 from kopsfs.fs.spool import Generation
 from kopsfs.store.driver import ABSENT, ANY, Expected, Version
@@ -59,7 +60,7 @@ class Node:
     """A file, symlink or directory that lives only here."""
 
     path: str
-    kind: str
+    kind: Kind
     target: str | None
     generation: Generation | None
 
@@ -457,7 +458,7 @@ class Journal:
     # --- what lives only here --------------------------------------------------------------------------------------
 
     def keep_node(
-        self, path: str, kind: str, *, target: str | None = None, generation: Generation | None = None
+        self, path: str, kind: Kind, *, target: str | None = None, generation: Generation | None = None
     ) -> Node:
         """A local file's newest bytes, a symlink or a directory made here."""
         old = self.nodes.get(path)
