@@ -36,12 +36,13 @@ NEVER: Final = float("inf")
 def renew_at(expires: float | None, now: float, before_s: float = RENEW_BEFORE_S) -> float:
     """When to renew credentials that were obtained now, in Unix seconds as both arguments are; infinite: never.
 
-    A source that goes on handing out the old ones is asked again each time half of what is left has passed.
+    A source that goes on handing out the old ones is asked again each time half of what is left has passed. New ones
+    that seem to have ended mean a wrong clock: the store's refusal will tell.
     """
     if expires is None:
         return NEVER
     left_s = expires - now
-    return expires - min(before_s, left_s / 2) if left_s > 0 else now + PAUSE_MAX_S
+    return expires - min(before_s, left_s / 2) if left_s > 0 else now + RENEW_BEFORE_S
 
 
 class Renewal:

@@ -20,7 +20,7 @@ import threading
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
-from kopsfs.errors import ConfigError, StoreError, TransientError
+from kopsfs.errors import ConfigError, DeniedError, StoreError, TransientError
 from kopsfs.store import s3_credentials
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import (
@@ -158,7 +158,13 @@ class S3Driver:
         """Look for credentials again where they may have changed. Raises DeniedError, TransientError, ConfigError."""
         if not (force or self.refresh_due()):
             return
-        found = s3_credentials.custom(self._environ) if self._endpoint else s3_credentials.find(self._environ)
+        try:
+            found = s3_credentials.custom(self._environ) if self._endpoint else s3_credentials.find(self._environ)
+        except DeniedError as error:
+            if self._found is None or self._found.origin != s3_credentials.INSTANCE:
+                raise
+            # To botocore a metadata service that is silent is none.
+            raise TransientError("open", detail=error.detail) from error
         self._learn(found=found)
         self._renew_at = renew_at(found.expires, self._clock() + self._skew_s) - self._skew_s
 

@@ -37,6 +37,8 @@ _INDIRECT: Final = frozenset(
     }
 )
 """Settings of a profile that only the SDK knows how to follow."""
+INSTANCE: Final = "iam-role"
+"""Botocore's word for the metadata service of EC2."""
 
 
 @dataclass(frozen=True, slots=True)
