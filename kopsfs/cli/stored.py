@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from kopsfs.cli.workspace import BELOW_CLUSTER, CHANGED, DEPTH_MAX, WELL_KNOWN, is_document, no_cluster
+from kopsfs.cli.workspace import BELOW_CLUSTER, CHANGED, DEPTH_MAX, NO_BASES, WELL_KNOWN, is_document, no_cluster
 from kopsfs.config import Config
 from kopsfs.errors import ConflictError, InputError, NotFoundError, StoreError, TransientError
 from kopsfs.spec import layout
@@ -153,7 +153,7 @@ class Stored:
     # -- which clusters ---------------------------------------------------------------------------
 
     def store_url(self) -> str:
-        return "" if self.name.startswith(("memfs://", "file://")) else self.name
+        return "" if self.name.startswith(NO_BASES) else self.name
 
     def clusters(self) -> list[str]:
         """Their names.
@@ -181,7 +181,7 @@ class Stored:
         return sorted(found)
 
     async def _descend(self, folder: str, depth: int, found: list[str]) -> None:
-        """Look for clusters among the directories of one directory."""
+        """Look for clusters among the directories of one directory; what lies inside one is looked at as far as its documents go."""
         names: list[str] = []
         token: str | None = None
         is_cluster = False
@@ -358,14 +358,18 @@ class Stored:
         others = {path.removesuffix(f"/{layout.CONFIG}") for path in infos if path.endswith(f"/{layout.CONFIG}")}
         seen = set()
         for path in infos:
-            folders = path.split("/")[:-1]
-            if any("/".join(folders[: number + 1]) in others for number in range(len(folders))):
-                continue
-            hidden = next((at for at, each in enumerate(folders) if each.startswith(".") and each != WELL_KNOWN), None)
-            shown = path if hidden is None else "/".join(folders[: hidden + 1]) + "/"
-            if shown not in seen:
-                seen.add(shown)
-                yield shown
+            parts = path.split("/")
+            for number, part in enumerate(parts[:-1], 1):
+                folder = "/".join(parts[:number])
+                if part.startswith(".") and part != WELL_KNOWN:
+                    path = f"{folder}/"
+                    break
+                if folder in others:
+                    path = ""
+                    break
+            if path and path not in seen:
+                seen.add(path)
+                yield path
 
     async def _all_of(self, name: str) -> list[str]:
         cluster = await self._arrived(name)

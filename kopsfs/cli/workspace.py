@@ -38,6 +38,9 @@ DEPTH_MAX: Final = 4
 WELL_KNOWN: Final = ".well-known"
 """Where an issuer's discovery document lies, when it is published in this store."""
 
+NO_BASES: Final = ("memfs://", "k8s://")
+"""Stores that no `configBase` points to: the one ends with its process, the other holds objects of an API."""
+
 CHANGED: Final = "it was changed by somebody else meanwhile; nothing was written"
 
 
@@ -141,7 +144,7 @@ class Directory:
     def store_url(self) -> str:
         root = self.root.resolve()
         mount = mount_of(root)
-        if mount is None or not mount.ours:
+        if mount is None or not mount.ours or mount.source.startswith(NO_BASES):
             return ""
         below = str(root.relative_to(mount.mountpoint))
         return mount.source.rstrip("/") + ("" if below == "." else f"/{below}")
