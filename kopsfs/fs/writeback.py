@@ -24,6 +24,7 @@ from kopsfs.errors import (
     InvalidKeyError,
     JournalError,
     NotFoundError,
+    OccupiedError,
     QuotaError,
     ReadOnlyError,
     SpaceError,
@@ -263,7 +264,7 @@ class Writeback:
                 self.journal.pause(intent)
                 return CLASH_PAUSE_S
             log.warning("op=upload key=%s held: %s", intent.path, exc)
-            self._hold(intent, str(exc))
+            self._hold(intent, str(exc), exc if isinstance(exc, OccupiedError) else None)
         except (TooLargeError, QuotaError, CorruptError) as exc:
             log.warning("op=upload key=%s held: %s", intent.path, exc)
             self._hold(intent, str(exc))
@@ -436,14 +437,15 @@ class Writeback:
         log.warning("op=upload key=%s denied: %s", intent.path, exc)
         self._hold(intent, f"denied: {exc.detail or exc}")
 
-    def _hold(self, intent: Intent, reason: str) -> None:
+    def _hold(self, intent: Intent, reason: str, told: StoreError | None = None) -> None:
+        """Keep it here until somebody decides; `told`: what whoever waits is told, instead of HeldError."""
         self.last_error = reason
         self.journal.hold(intent, reason)
         self.committer.wake()
         for number in list(self._waiters):
             waiting = self.journal.get(number)
             if waiting is not None and self.journal.stuck(waiting):
-                self._wake(waiting, ReadOnlyError(reason) if self.read_only else HeldError(reason))
+                self._wake(waiting, ReadOnlyError(reason) if self.read_only else told or HeldError(reason))
         self._announce()
 
     def _wake(self, intent: Intent, outcome: Outcome) -> None:
