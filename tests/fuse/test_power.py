@@ -102,7 +102,7 @@ def without(mount: Mount, **words: str) -> Mount:
 def test_every_fsync_is_needed(place: str, s3: S3Remote, tmp_path: Path, disk: Disk) -> None:
     """Without this one, something that was promised is lost, mostly at the first cut: the test above can fail."""
     with pytest.raises(Lost):
-        rounds(s3, without(state_on(disk, s3, tmp_path), KOPSFS_TEST_NO_SYNC=place), disk, 40, seed=3)
+        rounds(s3, without(state_on(disk, s3, tmp_path), KOPSFS_TEST_NO_SYNC=place), disk, 12, seed=3)
 
 
 def test_every_fsync_is_known(s3: S3Remote, tmp_path: Path, disk: Disk) -> None:
