@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from kopsfs import places
 from kopsfs.cli import completed, stored, trees
 from kopsfs.cli.program import main
-from kopsfs.cli.workspace import Directory
+from kopsfs.cli.workspace import Directory, is_document
 from kopsfs.config import load
 from kopsfs.errors import InputError
 from kopsfs.fs.journal_rows import SCHEMA
@@ -250,6 +250,23 @@ def test_a_check_of_a_large_store_lists_each_cluster_once(s3: S3) -> None:
     assert s3.run("check", "--all") == 0
     assert s3.asked()["list"] == 1 + 1 + 30
     assert max(s3.fetched().values()) == 1
+
+
+def test_the_next_clusters_are_fetched_while_one_is_worked_on(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "AHEAD", 3)
+    names = [f"c{number}.example.com" for number in range(9)]
+    for name in names:
+        s3.add(name)
+    store = stored.Stored(load({"state": s3.url}))
+    try:
+        store.ahead(names, is_document)
+        store.manifest(names[2])
+        until = time.monotonic() + 60
+        while len(s3.fetched()) < 3 * 3 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert {key.partition("/")[0] for key in s3.fetched()} == set(names[2:5])
+    finally:
+        store.close()
 
 
 def test_a_bucket_of_other_things_is_given_up(
