@@ -68,6 +68,7 @@ spec:
   cloudProvider: aws
   configBase: memfs://state/loose.example.com
   kubernetesVersion: " v1.34.0"
+  kubelet: {anonymousAuth: false}
   networking: {flannel: {}}
   kubeAPIServer: {env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: p, key: k}}}]}
   containerd: {gvisor: {enabled: true}}
