@@ -48,7 +48,7 @@ from kopsfs.store.s3_answers import (
     flat,
     page_of,
 )
-from kopsfs.store.s3_credentials import Found
+from kopsfs.store.s3_credentials import DEFAULT_REGION, Found
 from kopsfs.store.s3_site import QUIRKS, Site, aws_site, custom_site, region_of_endpoint, region_of_instance
 from kopsfs.store.sigv4 import EMPTY_SHA256, UNSIGNED, Credentials, Signer
 from kopsfs.store.url import Location, Settings
@@ -57,7 +57,6 @@ log = logging.getLogger(__name__)
 
 AWS_PRICES: Final = {"get": 0.0004, "head": 0.0004, "put": 0.005, "delete": 0.0, "list": 0.005}
 """US dollars per 1000 requests, S3 Standard, us-east-1. Source: aws.amazon.com/s3/pricing, 2026."""
-DEFAULT_REGION: Final = "us-east-1"
 ENCRYPTION_TRIES: Final = 3
 """A wrong region and a wrong clock are each corrected by one answer."""
 _MD5: Final = re.compile(r"[0-9a-f]{32}")

@@ -37,6 +37,7 @@ _INDIRECT: Final = frozenset(
     }
 )
 """Settings of a profile that only the SDK knows how to follow."""
+DEFAULT_REGION: Final = "us-east-1"
 INSTANCE: Final = "iam-role"
 """Botocore's word for the metadata service of EC2."""
 
@@ -110,6 +111,9 @@ def _section(path: Path, name: str) -> dict[str, str]:
 
 
 def _ask_botocore(environ: Mapping[str, str]) -> Found:
+    # Botocore reads another variable than Go's SDK, and so kops.
+    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION", "")
+    environ = {**environ, "AWS_DEFAULT_REGION": region} if region else environ
     row = ask(__name__, environ=environ, what="no AWS credentials", extra="s3")
     return Found(Credentials(row["access_key"], row["secret_key"], row["token"] or ""), row["origin"], row["expires"])
 
@@ -120,7 +124,10 @@ def outside() -> dict[str, object]:
     import botocore.session
 
     try:
-        found = botocore.session.Session().get_credentials()
+        session = botocore.session.Session()
+        if session.get_config_variable("region") is None:
+            session.set_config_variable("region", DEFAULT_REGION)
+        found = session.get_credentials()
         if found is None:
             raise DeniedError(
                 "open",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,8 +127,12 @@ def test_no_credentials_at_all_is_said(tmp_path: Path) -> None:
         driver.warm_up()
 
 
+def _end() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 7200))
+
+
 class _Metadata(http.server.BaseHTTPRequestHandler):
-    """A metadata service: credentials of a container, region of an instance."""
+    """A metadata service (credentials of a container and of an instance, its region), and STS."""
 
     def do_PUT(self) -> None:
         self._answer(b"the-token")
@@ -135,11 +140,24 @@ class _Metadata(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/latest/meta-data/placement/region":
             self._answer(b"ap-south-1" if self.headers["X-aws-ec2-metadata-token"] == "the-token" else b"")
+        elif self.path.endswith("/iam/security-credentials/"):
+            self._answer(b"role-of-the-machine")
         else:
-            end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 7200))
-            self._answer(
-                json.dumps({"AccessKeyId": "ECS", "SecretAccessKey": "s", "Token": "t", "Expiration": end}).encode()
-            )
+            name = "EC2" if self.path.endswith("/role-of-the-machine") else "ECS"
+            row = {"Code": "Success", "AccessKeyId": name, "SecretAccessKey": "s", "Token": "t", "Expiration": _end()}
+            self._answer(json.dumps(row).encode())
+
+    def do_POST(self) -> None:
+        asked = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+        action = asked["Action"]
+        by = (
+            asked.get("WebIdentityToken") or self.headers["Authorization"].partition("Credential=")[2].partition("/")[0]
+        )
+        made = f"<AccessKeyId>{by}</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>"
+        self._answer(
+            f'<{action}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><{action}Result><Credentials>{made}'
+            f"<Expiration>{_end()}</Expiration></Credentials></{action}Result></{action}Response>".encode()
+        )
 
     def _answer(self, body: bytes) -> None:
         self.send_response(200)
@@ -169,6 +187,33 @@ def test_credentials_of_a_container(tmp_path: Path, metadata: str) -> None:
     assert (found.credentials.access_key, found.origin) == ("ECS", "container-role")
     assert found.expires is not None
     assert 7100 < found.expires - time.time() < 7300
+
+
+@pytest.mark.parametrize(
+    ("environ", "access_key", "origin"),
+    [
+        ({"AWS_PROFILE": "role"}, "DEFAULT", "assume-role"),
+        ({"AWS_PROFILE": "role", "AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "no"}, "DEFAULT", "assume-role"),
+        (
+            {"AWS_WEB_IDENTITY_TOKEN_FILE": "HOME/web", "AWS_ROLE_ARN": "arn:aws:iam::1:role/r"},
+            "who-we-are",
+            "assume-role-with-web-identity",
+        ),
+        ({"AWS_EC2_METADATA_DISABLED": "false", "AWS_PROFILE": "empty"}, "EC2", s3_credentials.INSTANCE),
+    ],
+)
+def test_credentials_of_a_role(
+    tmp_path: Path, metadata: str, environ: dict[str, str], access_key: str, origin: str
+) -> None:
+    (tmp_path / "both").write_text(PROFILES + "[profile empty]\n[empty]\n")
+    (tmp_path / "web").write_text("who-we-are")
+    files = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), str(tmp_path / "both"))
+    where = dict.fromkeys(("AWS_ENDPOINT_URL_STS", "AWS_EC2_METADATA_SERVICE_ENDPOINT"), metadata)
+    environ = {name: value.replace("HOME", str(tmp_path)) for name, value in environ.items()}
+    found = s3_credentials.find({**NO_AWS, **files, **where, "HOME": str(tmp_path), **environ})
+    assert (found.credentials.access_key, found.credentials.token, found.origin) == (access_key, "t", origin)
+    assert found.expires is not None
+    assert 7000 < found.expires - time.time() < 7300
 
 
 def test_the_region_of_an_instance(tmp_path: Path, metadata: str, monkeypatch: pytest.MonkeyPatch) -> None:
