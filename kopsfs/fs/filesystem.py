@@ -68,6 +68,7 @@ class Filesystem:
         self.journal = parts.journal
         parts.tree.owed = lambda path: bool(parts.journal.owed(path))
         parts.refresh.keep_directory = lambda path: path in parts.journal.nodes
+        parts.refresh.owes_below = lambda prefix: any(path.startswith(prefix) for path in parts.journal.intents)
 
     # --- beginning ---------------------------------------------------------------------------------------------------------
 
@@ -173,12 +174,16 @@ class Filesystem:
         parent = self._directory(parent_ino)
         text = names.from_kernel(name)
         inode = self.tree.child(parent, text)
-        if inode is not None and (inode.local or inode.info is None or inode.is_dir):
+        if inode is not None and (inode.local or (inode.info is None and not inode.is_dir)):
             return inode
         if parent.local:
             raise NoEntryError(text)
         path = self.tree.path(parent)
-        if inode is not None:
+        if inode is not None and inode.is_dir:
+            if self._lives_here(inode, f"{path}/{text}" if path else text):
+                return inode
+            await self.parts.refresh.directory(path)
+        elif inode is not None:
             await self.parts.refresh.file(inode, path)
         elif not self.journal.owed(f"{path}/{text}" if path else text):
             await self.parts.refresh.directory(path)
@@ -188,6 +193,12 @@ class Filesystem:
         if inode is None:
             raise NoEntryError(text)
         return inode
+
+    def _lives_here(self, directory: Inode, path: str) -> bool:
+        """Is a directory's being there not for another client to end, or not to be seen by one LIST? Promise 4."""
+        if directory.expected or path in self.journal.nodes:
+            return True
+        return not self.parts.refresh.shows_vanished(path.rpartition("/")[0])
 
     def _expected(self, parent: Inode, path: str, name: str) -> Inode | None:
         """A directory every cluster has answers even when it is empty (design §7)."""
@@ -236,6 +247,8 @@ class Filesystem:
     def _lease(self, inode: Inode) -> float:
         if inode.local:
             return LOCAL_LEASE_S
+        if inode.is_dir and inode.parent is not None and not self._lives_here(inode, path := self.tree.path(inode)):
+            return self.parts.refresh.lease(path.rpartition("/")[0])
         if inode.info is None or inode.parent is None or inode.is_dir:
             return self.parts.refresh.max_staleness_s
         return self.parts.refresh.file_lease(inode, self.tree.path(inode.parent))

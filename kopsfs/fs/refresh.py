@@ -12,7 +12,6 @@ many are missing at once.
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from kopsfs.fs.cache import Cache
 from kopsfs.fs.content import Content
 from kopsfs.fs.inode import Change, Inode
 from kopsfs.fs.names import is_secret
-from kopsfs.fs.scope import Scope, belongs
+from kopsfs.fs.scope import IDLE_AFTER_S, Pace, Scope, belongs
 from kopsfs.fs.tree import Tree
 from kopsfs.store import Store
 from kopsfs.store.driver import Key, ObjectInfo, Page, Prefix
@@ -36,11 +35,6 @@ PAGES_FLAT_MAX: Final = 20
 """A prefix of more pages is listed directory by directory."""
 SLICE: Final = 100
 """Keys taken over without letting others in: a page of 1000 at once stalls the loop for 9 ms (spike §5)."""
-IDLE_REFRESH_S: Final = 30.0
-"""How often what nobody asks for is listed: at most two rounds a minute."""
-IDLE_AFTER_S: Final = 60.0
-ABANDON_AFTER_S: Final = 3600.0
-"""A directory nobody has looked at for so long is not listed by itself any more."""
 MISSING_MANY: Final = 10
 SCAN_OPENS: Final = 20
 """So many files asked for since the last listing of a scope of several pages are a scan: it is listed ahead of time."""
@@ -84,14 +78,15 @@ class Refresh:
         self.kernel: Kernel | None = None
         self.keep_directory: Callable[[str], bool] = lambda _path: False
         """Does a directory live here, so that it stays when the store has nothing below it?"""
+        self.owes_below: Callable[[str], bool] = lambda _prefix: False
+        """Is something below this prefix still to be written or deleted by us?"""
         self.max_staleness_s = max_staleness_s
-        self.refresh_s = refresh_s
         self.revalidate_budget_s = revalidate_budget_s
         self.request_budget_s = request_budget_s
         self.scopes: dict[str, Scope] = {}
         self.contacted = False
         """A listing has arrived since the mount."""
-        self._watch = watch
+        self._pace = Pace(max_staleness_s, refresh_s, watch)
         self._prefetch = prefetch
         self._prefetch_left = prefetch_size_bytes
         """Bytes that may be on their way ahead of readers at once."""
@@ -135,7 +130,7 @@ class Refresh:
             now = trio.current_time()
             due = math.inf
             for scope in list(self.scopes.values()):
-                interval = self._interval(scope, now)
+                interval = self._pace.interval_s(scope, now)
                 if interval is None:
                     continue
                 at = max(scope.asked_at, scope.tried_at, 0.0) + interval
@@ -152,27 +147,6 @@ class Refresh:
                 await self._wake.wait()
             self._wake = trio.Event()
             await trio.lowlevel.checkpoint()
-
-    def _interval(self, scope: Scope, now: float) -> float | None:
-        if not scope.known:
-            return None
-        if now < scope.leased_until:
-            return max(self.max_staleness_s - scope.took_s, self.max_staleness_s / 2)
-        if self._watch and self._watched(scope):
-            return self.refresh_s
-        idle = now - scope.looked_at
-        if idle < IDLE_AFTER_S:
-            return self.refresh_s
-        if idle < ABANDON_AFTER_S or scope.prefix == "":
-            return max(self.refresh_s, IDLE_REFRESH_S)
-        return None
-
-    def _watched(self, scope: Scope) -> bool:
-        """Does a pattern of --watch match something below this scope (or could it)?"""
-        cluster = scope.prefix.partition("/")[2]
-        if scope.flat:
-            return True
-        return any(fnmatch.fnmatch(cluster + "x", pattern.replace("**", "*")) for pattern in self._watch)
 
     # --- questions of the file system --------------------------------------------------------------------------------
 
@@ -207,6 +181,11 @@ class Refresh:
             return self.max_staleness_s
         asked_at = max(scope.asked_at, scope.checked.get(inode.info.key, -math.inf))
         return max(0.0, self.max_staleness_s - (trio.current_time() - asked_at))
+
+    def shows_vanished(self, path: str) -> bool:
+        """Does one LIST show that a directory in this one has vanished? Promise 4."""
+        scope = self._covering(path)
+        return scope is not None and scope.flat and scope.pages == 1
 
     async def directory(self, path: str) -> None:
         """Make sure the names in this directory are young enough. Raises StoreError, TimedOutError.
@@ -375,6 +354,7 @@ class Refresh:
         if not await self._list(scope, seen, groups):
             return  # it was too large for one scope, and its parts have been listed instead
         missing = self.tree.missing(seen, asked, lambda key: belongs(scope, key, groups))
+        missing += [m.key for m in self.tree.markers.values() if m.key not in seen and scope.lists_marker(m.key)]
         if missing:
             await self._confirm(scope, missing)
         if not scope.flat:
@@ -442,6 +422,8 @@ class Refresh:
             await trio.lowlevel.checkpoint()
         for group in page.prefixes:
             groups.add(group)
+            if self.owes_below(group) and self.tree.find(group[:-1]) is None:
+                continue  # removed here: what is left of it goes, too
             if all(p not in {"", ".", ".."} for p in group[:-1].split("/")):
                 changes += self.tree.ensure_directory(group[:-1])[1]
                 self.cache.save_directory(group)
@@ -501,6 +483,11 @@ class Refresh:
         changes = []
         gone = []
         for key, asked in keys.items():
+            directory = self.tree.unmark(key)
+            if directory is not None:
+                gone.append(key)
+                changes += self.tree.prune(directory, self._keep)
+                continue
             change = self.tree.vanish(key, asked)
             if change is None:
                 continue
@@ -518,20 +505,16 @@ class Refresh:
             return
         changes = []
         for inode in list(directory.children.values()):
-            if (
-                inode.is_dir
-                and not inode.local
-                and not inode.children
-                and inode.serial <= asked
-                and f"{scope.prefix}{inode.name}/" not in groups
-            ):
+            group = f"{scope.prefix}{inode.name}/"
+            if inode.is_dir and not inode.local and inode.serial <= asked and group not in groups:
+                self.tree.unmark(group)
                 changes += self.tree.prune(inode, self._keep)
         for change in changes:
             self.cache.drop_directory(f"{change.path}/")
         self.tell(changes)
 
     def _keep(self, path: str) -> bool:
-        return self.keep_directory(path)
+        return path in self.tree.markers or self.keep_directory(path)
 
     def learn(self, info: ObjectInfo, asked: int) -> None:
         """A GET or HEAD, question number `asked`, brought this version."""

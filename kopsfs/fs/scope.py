@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
 from kopsfs.errors import StoreError
 from kopsfs.store.driver import Key, Prefix
+
+IDLE_REFRESH_S: Final = 30.0
+"""How often what nobody asks for is listed: at most two rounds a minute."""
+IDLE_AFTER_S: Final = 60.0
+ABANDON_AFTER_S: Final = 3600.0
+"""A directory nobody has looked at for so long is not listed by itself any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +61,42 @@ class Scope:
         if self.flat:
             return not (self.skip and key.startswith(self.skip))
         return "/" not in key[len(self.prefix) :].removesuffix("/")
+
+    def lists_marker(self, key: str) -> bool:
+        """Does a listing of this scope show this directory marker as an object? One by delimiter only its own."""
+        return self.holds(key) if self.flat else key == self.prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often a scope is listed by the clock."""
+
+    max_staleness_s: float
+    refresh_s: float
+    watch: tuple[str, ...]
+    """Patterns of --watch."""
+
+    def interval_s(self, scope: Scope, now: float) -> float | None:
+        """None: not at all."""
+        if not scope.known:
+            return None
+        if now < scope.leased_until:
+            return max(self.max_staleness_s - scope.took_s, self.max_staleness_s / 2)
+        if self.watch and self._watched(scope):
+            return self.refresh_s
+        idle = now - scope.looked_at
+        if idle < IDLE_AFTER_S:
+            return self.refresh_s
+        if idle < ABANDON_AFTER_S or scope.prefix == "":
+            return max(self.refresh_s, IDLE_REFRESH_S)
+        return None
+
+    def _watched(self, scope: Scope) -> bool:
+        """Does a pattern match something below this scope (or could it)?"""
+        cluster = scope.prefix.partition("/")[2]
+        if scope.flat:
+            return True
+        return any(fnmatch.fnmatch(cluster + "x", pattern.replace("**", "*")) for pattern in self.watch)
 
 
 def belongs(scope: Scope, key: Key, groups: set[str]) -> bool:

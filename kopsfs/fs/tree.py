@@ -242,6 +242,12 @@ class Tree:
         self.bury(key, asked)
         return self.expel(inode)
 
+    def unmark(self, key: str) -> Inode | None:
+        """A directory's marker is gone from the store; the directory, if there was one and it is shown."""
+        if not key.endswith("/") or self.markers.pop(key[:-1], None) is None:
+            return None
+        return self.find(key[:-1])
+
     def _newer(self, inode: Inode, asked: int) -> bool:
         """Was this asked after all that is known of a stored file?"""
         if inode.serial <= asked:

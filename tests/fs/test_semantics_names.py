@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 
@@ -91,6 +93,86 @@ def test_a_directory_marker_is_a_directory_until_rmdir(machine: Machine) -> None
         await trio.sleep(3)
         assert await life.ls() == ["c"]
         assert machine.objects() == {**INITIAL, "c/": b""}
+
+    during(machine, body)
+
+
+def test_a_directory_is_gone_when_its_marker_is(machine: Machine) -> None:
+    machine.put("empty/", b"")
+    machine.put("marked/", b"")
+    machine.put("marked/f", b"f")
+
+    async def body(life: Life) -> None:
+        assert await life.ls() == ["c", "empty", "marked"]
+        machine.delete("empty/")
+        machine.delete("marked/f")
+        life.watcher.changes.clear()
+        await trio.sleep(1.1)
+        assert await life.ls() == ["c", "marked"]
+        assert [(change.kind, change.path) for change in life.watcher.changes] == [
+            ("delete", "marked/f"),
+            ("delete", "empty"),
+        ]
+        machine.delete("marked/")
+        await trio.sleep(1.1)
+        assert not await life.exists("marked")
+        assert life.refresh.stale_since is None
+
+    during(machine, body)
+
+
+def test_a_marker_counts_in_a_store_of_many_pages_as_well(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, page_size=2)
+    for key in ("c/", "c/a", "c/b", "c/c", "d/"):
+        machine.put(key, b"")
+
+    async def body(life: Life) -> None:
+        assert await life.ls() == ["c", "d"]
+        assert await life.ls("d") == []
+        machine.delete("d/")
+        for name in "abc":
+            machine.delete(f"c/{name}")
+        await trio.sleep(1.1)
+        assert await life.ls() == ["c"]
+        assert await life.ls("c") == []
+        assert life.refresh.stale_since is None
+
+    during(machine, body)
+
+
+def test_a_directory_removed_here_does_not_come_back_while_its_files_are_being_deleted(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, page_size=2, delay=lambda verb, _key: (5.0 if verb == "delete" else 0.0, 0.0))
+    for key in ("c/a", "c/b", "c/c", "d/a", "d/b"):
+        machine.put(key, b"x")
+
+    async def body(life: Life) -> None:
+        assert await life.ls("d") == ["a", "b"]
+        await life.unlink("d/a")
+        await life.unlink("d/b")
+        await life.rmdir("d")
+        await trio.sleep(1.1)
+        assert await life.ls() == ["c"]
+        await life.drain()
+        machine.put("d/theirs", b"x")
+        await trio.sleep(1.1)
+        assert await life.ls() == ["c", "d"]
+
+    during(machine, body)
+
+
+def test_a_look_at_a_directory_shows_that_it_has_vanished(machine: Machine) -> None:
+    machine.put("d/e/f", b"f")
+
+    async def body(life: Life) -> None:
+        assert await life.exists("d/e")
+        machine.delete("d/e/f")
+        await trio.sleep(1.1)
+        assert not await life.exists("d")
+        await life.mkdir("here")
+        before = machine.driver.count()
+        await trio.sleep(1.1)
+        assert await life.exists("here")
+        assert machine.driver.count() == before, "nobody else ends what lives here"
 
     during(machine, body)
 
