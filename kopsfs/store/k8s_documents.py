@@ -40,6 +40,8 @@ OURS: Final = frozenset({KEY_NOTE, CONTENT_NOTE, PACKED_NOTE, DIGEST_NOTE, UNFIT
 _NOT_A_DOCUMENTS: Final = OURS | {"kubectl.kubernetes.io/last-applied-configuration"}
 NOTES_BYTES_MAX: Final = 240 << 10
 """All annotations of an object may have 256 KiB; some are other people's."""
+DEPTH_MAX: Final = 100
+NODES_MAX: Final = 1_000_000
 _TEXT_BYTES_MAX: Final = 64 << 10
 
 
@@ -62,6 +64,8 @@ _BOOLEANS: Final = {
 }
 _INT: Final = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[1-9][0-9_]*|0)\Z")
 _FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+_NO_NUMBER: Final = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+"""What YAML can say and JSON cannot."""
 
 
 def _plain(_loader: Any, node: yaml.ScalarNode) -> Any:
@@ -75,6 +79,8 @@ def _plain(_loader: Any, node: yaml.ScalarNode) -> Any:
         return sign * int(bare, 8 if octal else 0)
     if _FLOAT.match(text):
         return float(text)
+    if _NO_NUMBER.match(text):
+        return float(text.lower().replace(".", ""))
     return text
 
 
@@ -90,18 +96,68 @@ _Loader.add_constructor("kopsfs:plain", _plain)
 def parse(data: bytes) -> Object:
     """Read one YAML or JSON document that is a map. Raises UnfitError."""
     try:
-        found = list(yaml.load_all(data.decode(), _Loader))
+        text = data.decode()
+        found = _as_json(text) or _as_yaml(text)
     except UnicodeDecodeError as error:
         raise UnfitError("not UTF-8") from error
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise UnfitError(f"not YAML: {' '.join(str(error).split())[:200]}") from error
     if len(found) != 1 or not isinstance(found[0], dict):
         raise UnfitError("empty" if not found else "not one map")
+    _demand_shallow(found[0])
     try:
         plain: Object = json.loads(json.dumps(found[0], allow_nan=False))
     except (ValueError, TypeError, RecursionError) as error:
         raise UnfitError(f"not what JSON can say: {error}") from error
     return plain
+
+
+def _as_json(text: str) -> list[Any]:
+    """JSON is read as that where it is, because it escapes what YAML does not."""
+    if text.lstrip()[:1] != "{":
+        return []
+    try:
+        return [json.loads(text)]
+    except ValueError:
+        return []
+
+
+def _as_yaml(text: str) -> list[Any]:
+    """Libyaml's composer recurses in C, and aliases multiply: a small file could end the process."""
+    sizes: dict[str, int] = {}
+    open_: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_.append((event.anchor, 1))
+            if len(open_) > DEPTH_MAX:
+                raise UnfitError(f"nested more than {DEPTH_MAX} deep")
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            anchor = None if isinstance(event, yaml.AliasEvent) else event.anchor
+            size = sizes.get(event.anchor or "", 1) if isinstance(event, yaml.AliasEvent) else 1
+        else:
+            continue
+        if anchor:
+            sizes[anchor] = size
+        above, sum_ = open_[-1]
+        open_[-1] = (above, sum_ + size)
+        if sum_ + size > NODES_MAX:
+            raise UnfitError(f"more than {NODES_MAX} values")
+    return list(yaml.load_all(text, _Loader))
+
+
+def _demand_shallow(value: Any) -> None:
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [
+            inner for each in level if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]  # fmt: skip
+        if not level:
+            return
+    raise UnfitError(f"nested more than {DEPTH_MAX} deep")
 
 
 # -- rendering ---------------------------------------------------------------------------------------------
@@ -178,9 +234,13 @@ def fit(place: Place, data: bytes) -> Object:
     kind = place.kind
     assert kind is not None
     if kind is SSH:
-        if fingerprint(data.decode(errors="replace")) != place.last:
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            raise UnfitError("not UTF-8") from error
+        if fingerprint(text) != place.last:
             raise UnfitError("not the public key of this fingerprint")
-        return _made(place, {"publicKey": data.decode().strip()})
+        return _made(place, {"publicKey": text.strip()})
     if place.is_token:
         return _made(place, {"type": "Secret", "keys": [{"id": _serial(), "privateMaterial": _token(data)}]})
     document = parse(data)
