@@ -343,7 +343,7 @@ class Wire:
             result = outcome.Error(answer) if isinstance(answer, StoreError) else outcome.capture(parse, answer)
             if isinstance(result, outcome.Value):
                 renewal.accepted = signed
-            elif isinstance(result.error, DeniedError):
+            elif isinstance(result.error, DeniedError) or type(result.error) is StoreError:
                 result = outcome.Error(renewal.judge(result.error, signed))
             done(result)
 

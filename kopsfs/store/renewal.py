@@ -5,7 +5,8 @@ it has taken before; after any other denial once a minute at most, because a den
 is tried again with growing pauses, and as long as the old credentials are good nobody notices.
 
 Each request remembers what it was signed with (`HttpDriver.signing`). Its denial says nothing of what is signed
-with now: it is repeated. So a token that ends costs one renewal, however many requests were in flight.
+with now: it is repeated. So a token that ends costs one renewal, however many requests were in flight; the same
+holds for a region or a clock that was wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Final
 import outcome
 import trio
 
-from kopsfs.errors import DeniedError, RefusedError, StoreError, TransientError
+from kopsfs.errors import RefusedError, StoreError, TransientError
 from kopsfs.store.driver import HttpDriver
 
 log = logging.getLogger(__name__)
@@ -89,10 +90,13 @@ class Renewal:
         if (self._wanted or self._driver.refresh_due()) and self._may_begin():
             self._begin()
 
-    def judge(self, error: DeniedError, signed: object) -> StoreError:
-        """Say what a denial means of a request signed with `signed`: itself, or, if it is worth repeating, a TransientError."""
+    def judge(self, error: StoreError, signed: object) -> StoreError:
+        """Say what a denial means, or a 400: itself, or a TransientError where the request is worth repeating.
+
+        `signed` is what it was signed with.
+        """
         if signed is not self._driver.signing or self._under_way is not None:
-            why = "credentials have been renewed since"
+            why = "sent with what has been replaced since"
         elif isinstance(error, RefusedError) and (self._wanted or self.accepted is signed):
             self._wanted = True
             why = "credentials are renewed"

@@ -18,6 +18,8 @@ from kopsfs.store.driver import Answer, Key, ObjectInfo, Request
 from kopsfs.store.renewal import DENIED_PAUSE_S, PAUSE_MAX_S, renew_at
 from kopsfs.store.store import Store, over
 from tests.store.simulated import AWS, Server, SimulatedDriver, SimulatedEngine
+from tests.support.s3 import AWS as KEYS
+from tests.support.s3 import driver_of
 
 K = Key("k")
 
@@ -123,6 +125,28 @@ def test_a_refusal_that_comes_late_is_repeated_and_renews_nothing(kind: type[Den
         assert driver.number == 1
 
     run(body)
+
+
+@pytest.mark.parametrize("status", [301, 400, 403])
+def test_a_region_that_one_request_has_taught_is_not_held_against_the_others(status: int) -> None:
+    class Elsewhere(Server):
+        def answer(self, request: Request) -> Answer:
+            here = any("/eu-west-1/s3/" in line for line in request.headers)
+            self.log.append((request.method, "", 200 if here else status))
+            headers = {"etag": '"e"', "content-length": "3"} if here else {"x-amz-bucket-region": "eu-west-1"}
+            return Answer(self.log[-1][2], headers, b"")
+
+    server = Elsewhere(AWS)
+
+    async def main() -> None:
+        store = over(driver_of(KEYS), url="s3://state", in_place=True, engine=lambda: SimulatedEngine(server))
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(store.head, K)
+        await store.aclose()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert [code for _, _, code in server.log] == [status] * 10 + [200] * 10
 
 
 def test_each_end_of_a_token_costs_one_renewal() -> None:

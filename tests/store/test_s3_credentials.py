@@ -150,9 +150,8 @@ class _Metadata(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
         action = asked["Action"]
-        by = (
-            asked.get("WebIdentityToken") or self.headers["Authorization"].partition("Credential=")[2].partition("/")[0]
-        )
+        scope = self.headers.get("Authorization", "").partition("Credential=")[2].split("/")
+        by = asked.get("WebIdentityToken") or f"{scope[0]}@{scope[2]}"
         made = f"<AccessKeyId>{by}</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>"
         self._answer(
             f'<{action}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><{action}Result><Credentials>{made}'
@@ -192,8 +191,8 @@ def test_credentials_of_a_container(tmp_path: Path, metadata: str) -> None:
 @pytest.mark.parametrize(
     ("environ", "access_key", "origin"),
     [
-        ({"AWS_PROFILE": "role"}, "DEFAULT", "assume-role"),
-        ({"AWS_PROFILE": "role", "AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "no"}, "DEFAULT", "assume-role"),
+        ({"AWS_PROFILE": "role"}, "DEFAULT@us-east-1", "assume-role"),
+        ({"AWS_PROFILE": "role", "AWS_REGION": "eu-1", "AWS_DEFAULT_REGION": "no"}, "DEFAULT@eu-1", "assume-role"),
         (
             {"AWS_WEB_IDENTITY_TOKEN_FILE": "HOME/web", "AWS_ROLE_ARN": "arn:aws:iam::1:role/r"},
             "who-we-are",
