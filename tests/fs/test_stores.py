@@ -70,6 +70,7 @@ def test_with_others_nothing_is_lost_and_nothing_unseen_replaced(row: Row, reque
 
     with_others()
     print(f"{row.name}: {len(unseen)} writes of others replaced in the window, of {EXAMPLES} lives with others")
+    assert len(unseen) <= EXAMPLES / 20, unseen
 
 
 @rows(remotes.THOROUGH)

@@ -32,9 +32,9 @@ from tests.store.servers_swift import SwiftServer
 class BucketRemote:
     """A bucket of an S3 server, for any of S3's relatives."""
 
-    def __init__(self, scheme: str, server: S3Server) -> None:
+    def __init__(self, scheme: str, server: S3Server, *, versioned: bool = False) -> None:
         self.server = server
-        self.bucket = server.new_bucket()
+        self.bucket = server.new_bucket(versioned=versioned)
         self.url = f"{scheme}://{self.bucket}"
         self.environment: Mapping[str, str] = server.environment
 
@@ -50,6 +50,12 @@ class BucketRemote:
     def keys(self) -> list[str]:
         found = ET.fromstring(self.server.call("GET", f"/{self.bucket}", "list-type=2"))
         return [str(e.text) for e in found.iter() if e.tag.rpartition("}")[2] == "Key"]
+
+    def history(self) -> list[str]:
+        """The MD5 of every version that a versioned bucket has kept of its objects."""
+        found = ET.fromstring(self.server.call("GET", f"/{self.bucket}", "versions="))
+        rows = [row for row in found if row.tag.rpartition("}")[2] == "Version"]
+        return [str(e.text).strip('"') for row in rows for e in row if e.tag.rpartition("}")[2] == "ETag"]
 
     def _path(self, key: str) -> str:
         return f"/{self.bucket}/{urllib.parse.quote(key)}"
@@ -279,6 +285,10 @@ THOROUGH = [
     *(_bucket(scheme, server) for scheme in RELATIVES for server in ("ceph", "s3rver")),
 ]
 """Every store on every server that stands for it; S3's relatives where conditions are compared and where they are not."""
+VERSIONED = Row(
+    "s3-ceph-versioned", lambda server, _: BucketRemote("s3", server, versioned=True), "ceph", window=True, real=True
+)
+"""Ceph 16 honours no condition there (measured), and its versions show whatever was overwritten."""
 COMPLETE = [FILE, GS, AZURE, SWIFT, OSS, *(_bucket(scheme, "ceph") for scheme in RELATIVES)]
 """Every store once, on the server that comes closest to it: for what takes minutes."""
 

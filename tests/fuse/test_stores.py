@@ -21,7 +21,7 @@ from tests.fuse import remotes, rivals
 from tests.fuse.conftest import MakeMount
 from tests.fuse.load import Promises
 from tests.fuse.mounted import Mount, Remote
-from tests.fuse.remotes import Row, rows
+from tests.fuse.remotes import BucketRemote, Row, rows
 from tests.fuse.test_conflicts import program
 from tests.fuse.test_smoke import life
 from tests.store.conftest import azurite, gs, k8s, oss_server, start_server, swift  # noqa: F401 - fixtures
@@ -89,6 +89,21 @@ def test_two_mounts_edit_one_file_two_hundred_times(row: Row, remote: Remote, mo
     else:
         race.check_chain()
     assert remote.keys() == [rivals.PATH]
+
+
+@slow
+@rows([remotes.VERSIONED])
+def test_nothing_was_stored_but_what_was_accepted_or_kept(remote: BucketRemote, mounted: MakeMount) -> None:
+    """Where the store compares nothing but keeps every version, these show what became of each write."""
+    race = rivals.edit(remote, mounted, 100)
+    race.check()
+    stored = set(remote.history())
+    assert set(race.accepted) <= stored
+    overwritten = stored - {race.first, *race.accepted}
+    kept = {*race.kept(0), *race.kept(1)}
+    assert overwritten <= kept, "stored, overwritten, and not in the conflict area"
+    print(f"{len(overwritten)} found by reading back, {race.overwritten} of {len(race.accepted)} overwritten unseen")
+    assert race.overwritten < len(race.accepted) / 10
 
 
 @rows([remotes.MEMFS])
