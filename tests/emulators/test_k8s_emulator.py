@@ -28,7 +28,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from tests.emulators.k8s import Fault, K8sServer, all_but, only
-from tests.emulators.k8s_asking import CORE, ELSEWHERE, KOPS, Api, define, elsewhere, of
+from tests.emulators.k8s_asking import CORE, CRDS, ELSEWHERE, KOPS, Api, define, elsewhere, of
 from tests.emulators.k8s_state import KOPS_CRDS
 
 ETCD = os.environ.get("KOPSFS_TEST_ETCD", "")
@@ -215,6 +215,17 @@ def test_one_may_ask_what_one_may(place: Place) -> None:
     }
     said = place.api.ask("POST", path, body)
     assert (said.status, said.json["status"]["allowed"]) == (201, True)
+
+
+def test_a_definition_below_k8s_io_wants_an_approval(place: Place) -> None:
+    """Source: apiextensions-apiserver, api-approval-policy; kops's own files have none and are refused as they are."""
+    definition = json.loads(json.dumps(KOPS_CRDS[0]).replace("kops.k8s.io", "kopsfs.k8s.io"))
+    assert place.api.ask("POST", f"{CRDS}?dryRun=All", definition).status == 201
+    del definition["metadata"]["annotations"]
+    refused = place.api.ask("POST", f"{CRDS}?dryRun=All", definition)
+    assert refused.status == 422
+    (cause,) = refused.json["details"]["causes"]
+    assert cause["field"] == "metadata.annotations[api-approved.kubernetes.io]"
 
 
 # -- watches ----------------------------------------------------------------------------------------------------

@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.emulators.k8s import K8sServer
-from tests.emulators.k8s_asking import CORE, ELSEWHERE, KOPS, Api, Said, define, elsewhere, of
+from tests.emulators.k8s_asking import CORE, ELSEWHERE, Api, Said, define, elsewhere, of
 from tests.emulators.k8s_state import KOPS_CRDS
 
 RECORDED = Path(__file__).with_name("kube-apiserver.json")
 DIFFERENCES: dict[str, tuple[str, Any]] = {}
 """Step → (why, what ours says)."""
 
+GROUP = "kops.example.com"
+"""Has the kinds of kops, so that kops's own on a real server stay what they are."""
+KOPS = f"/apis/{GROUP}/v1alpha2"
+DEFINITIONS = json.loads(json.dumps(KOPS_CRDS).replace("kops.k8s.io", GROUP))
 SECRETS, ONE = CORE + "/namespaces/{ns}/secrets", CORE + "/namespaces/{ns}/secrets/one"
 KEYSETS, SET = KOPS + "/namespaces/{ns}/keysets", KOPS + "/namespaces/{ns}/keysets/ca"
 CLUSTERS = KOPS + "/namespaces/{ns}/clusters"
@@ -40,7 +44,7 @@ def secret(name: str, value: str = "dg==", **more: Any) -> dict[str, Any]:
 
 def custom(kind: str, name: str, spec: Any, **metadata: Any) -> dict[str, Any]:
     return {
-        "apiVersion": "kops.k8s.io/v1alpha2",
+        "apiVersion": f"{GROUP}/v1alpha2",
         "kind": kind,
         "metadata": {"name": name, **metadata},
         "spec": spec,
@@ -312,7 +316,7 @@ SHAPED = [
 OTHERS = [
     step("no such kind", "GET", CORE + "/namespaces/{ns}/nothings"),
     step("no such custom kind", "GET", KOPS + "/namespaces/{ns}/nothings"),
-    step("no such version", "GET", "/apis/kops.k8s.io/v1/namespaces/{ns}/clusters"),
+    step("no such version", "GET", f"/apis/{GROUP}/v1" + "/namespaces/{ns}/clusters"),
     step("no such group", "GET", "/apis/nothing.example.com/v1/namespaces/{ns}/clusters"),
     step("a wrong token", "GET", SECRETS, Authorization="Bearer wrong"),
     step("another scheme", "GET", SECRETS, Authorization="Basic YTpi"),
@@ -349,7 +353,7 @@ class Player:
         self.versions: dict[str, str] = {}
 
     def play(self) -> dict[str, Any]:
-        define(self.api, *KOPS_CRDS, THING_CRD)
+        define(self.api, *DEFINITIONS, THING_CRD)
         return {name: self.take(name, *rest) for name, *rest in SCRIPT}
 
     def take(self, name: str, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
