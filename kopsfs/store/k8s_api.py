@@ -248,6 +248,8 @@ class Api:
             case _ if status < 400:
                 where = headers.get("Location", "")
                 return TransientError(op, key, f"{status} {where}: the kubeconfig's server is no API server")
+            case _ if not said:
+                return StoreError(op, key, f"{status} {words}; is it https:// or http:// in the kubeconfig's server?")
             case _:
                 return StoreError(op, key, f"{status} {words}")
 

@@ -72,6 +72,11 @@ class _Listener(http.server.ThreadingHTTPServer):
     request_queue_size = 128
     """With socketserver's 5 a burst of connections waits a second for its second SYN."""
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that does not shake hands is no news; anything else is."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
 
 class K8sServer:
     """Listens on 127.0.0.1 until its block ends. With a directory for `tls`, over HTTPS, its certificate in there."""

@@ -12,7 +12,10 @@ from __future__ import annotations
 import gzip
 import http.server
 import json
+import os
 import select
+import socket
+import ssl
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -495,11 +498,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
         )
 
     def setup(self) -> None:
-        """Shake hands in the connection's own thread, so that a client that does not cannot hold up the others."""
+        """Shake hands in the connection's own thread, so that a client that does not cannot hold up the others.
+
+        Source: Go net/http server.go (tlsRecordHeaderLooksLikeHTTP).
+        """
         if hasattr(self.request, "do_handshake"):
             self.request.settimeout(10)
-            self.request.do_handshake()
+            try:
+                self.request.do_handshake()
+            except ssl.SSLError as error:
+                if error.reason == "HTTP_REQUEST":
+                    self._say_plainly(b"Client sent an HTTP request to an HTTPS server.\n")
+                raise
         super().setup()
+
+    def _say_plainly(self, words: bytes) -> None:
+        with socket.socket(fileno=os.dup(self.request.fileno())) as plain:
+            plain.settimeout(5)
+            plain.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n" + words)
+            plain.shutdown(socket.SHUT_WR)
+            while plain.recv(1 << 16):  # what is closed with bytes unread is reset, and the answer may be lost
+                pass
 
     def handle(self) -> None:
         try:

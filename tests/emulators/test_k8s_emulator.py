@@ -390,6 +390,8 @@ def test_it_speaks_tls_and_takes_certificates(tmp_path: Path) -> None:
         assert known.ask("GET", f"{CORE}/namespaces").status == 403
         with pytest.raises(ssl.SSLCertVerificationError):
             Api(server.url, "", ssl.create_default_context()).ask("GET", CORE)
+        said = Api(server.url.replace("https", "http"), "").ask("GET", CORE)
+        assert (said.status, said.body) == (400, b"Client sent an HTTP request to an HTTPS server.\n")
 
 
 def test_it_throttles(server: K8sServer) -> None:

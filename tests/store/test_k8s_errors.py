@@ -274,6 +274,15 @@ def test_a_server_that_is_not_there_is_an_outage(url: str, words: str, server: K
     assert "object at 0x" not in str(caught.value)
 
 
+def test_a_server_that_wants_https_says_so_in_the_clear(tmp_path: Path) -> None:
+    with K8sServer(tls=tmp_path) as server:
+        config = server.kubeconfig(tmp_path / "config", url=server.url.replace("https:", "http:"))
+        face = DriverFace(open_driver(parse("k8s://"), Settings(environ={"KUBECONFIG": str(config)})))
+        with pytest.raises(StoreError, match=r"400 Client sent an HTTP request.*; is it https:// or http://"):
+            face.page()
+        face.close()
+
+
 def test_an_unknown_certificate_says_where_its_authority_belongs(tmp_path: Path) -> None:
     with K8sServer(tls=tmp_path) as server:
         for trusted, ca_file, good in ((False, "", False), (True, "", True), (False, str(server.certificate), True)):
