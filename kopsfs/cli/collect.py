@@ -1,7 +1,7 @@
 """What does a cloud answer to the questions inference has?
 
-One function per cloud, from a client of that cloud to the content of a facts file. A question that is refused leaves its fact out and
-is told; nothing is guessed in its place.
+One function per cloud, from a client of that cloud to the content of a facts file. A question that is refused leaves
+its fact out and is told; nothing is guessed in its place.
 """
 
 from __future__ import annotations

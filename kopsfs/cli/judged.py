@@ -1,6 +1,7 @@
 """How are documents brought before the rules of documents?
 
-What `validate` does with clusters of a state store, with files and with stdin; the network is asked for nothing but the documents.
+What `validate` does with clusters of a state store, with files and with stdin; the network is asked for nothing but the
+documents.
 """
 
 from __future__ import annotations

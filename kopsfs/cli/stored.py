@@ -1,8 +1,9 @@
 """How are the files of a store read and written that is not mounted?
 
-`Stored` is a `Workspace` over a `Store` in this process, without a file system, a cache or a journal: a cluster's documents are one
-LIST and a GET each, side by side; of many clusters the next ones are fetched while one is worked on. The store lives in a thread of
-its own with a trio loop; the command stays synchronous in the main thread, where Ctrl-C arrives.
+`Stored` is a `Workspace` over a `Store` in this process, without a file system, a cache or a journal: a cluster's
+documents are one LIST and a GET each, side by side; of many clusters the next ones are fetched while one is worked on.
+The store lives in a thread of its own with a trio loop; the command stays synchronous in the main thread, where Ctrl-C
+arrives.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ class _Loop:
 class Stored:
     """A state store that this process asks itself; every method may raise StoreError.
 
-    Cost: 1 LIST for a store of up to 1,000 objects, however many of its clusters are read; of a larger one 1 LIST a cluster (2 for
-    `whole`, where a page ends in its backups), and to find its clusters 2 more and 1 per 1,000 of them. 1 GET a file that is read, none for an empty one.
+    Cost: 1 LIST for a store of up to 1,000 objects, however many of its clusters are read; of a larger one 1 LIST a
+    cluster (2 for `whole`, where a page ends in its backups), and to find its clusters 2 more and 1 per 1,000 of them.
+    1 GET a file that is read, none for an empty one.
     """
 
     def __init__(self, config: Config) -> None:
@@ -148,7 +150,8 @@ class Stored:
         raise self._late(op, key)
 
     def _late(self, op: str, key: str) -> TransientError:
-        return TransientError(op, key, self._store.health.last_error or f"no answer within {self._budget_s:g} s")
+        error = self._store.health.last_error or f"no answer within {self._budget_s:g} s"
+        return TransientError(op, key, error + ("; it may have acted all the same" if op in {"put", "delete"} else ""))
 
     # -- which clusters ---------------------------------------------------------------------------
 
@@ -181,7 +184,7 @@ class Stored:
         return sorted(found)
 
     async def _descend(self, folder: str, depth: int, found: list[str]) -> None:
-        """Look for clusters among the directories of one directory; what lies inside one is looked at as far as its documents go."""
+        """Look for clusters among the directories of one; inside of one, only as far as its documents go."""
         names: list[str] = []
         token: str | None = None
         is_cluster = False
@@ -237,7 +240,8 @@ class Stored:
         self._listings += 1
         if self._listings > LISTINGS_MAX:
             raise InputError(
-                f"more than {LISTINGS_MAX:,} directories in {self.name}; name the cluster, or a prefix that holds clusters only"
+                f"more than {LISTINGS_MAX:,} directories in {self.name}; "
+                "name the cluster, or a prefix that holds clusters only"
             )
         async with self._limit:
             return await self._within(
@@ -320,7 +324,7 @@ class Stored:
             job.done.set()
 
     async def _fetch(self, name: str, cluster: _Cluster, paths: list[str]) -> None:
-        """Have the bytes of these files; one that went away meanwhile is taken out. Cost: 1 GET each that is new and not empty."""
+        """Have their bytes; one that went away is taken out. Cost: 1 GET each that is new and not empty."""
         keys: dict[Key, str] = {}
         for path in paths:
             info = cluster.infos[path]

@@ -1,6 +1,7 @@
 """Which state store does the user mean, and where are its files?
 
-`Trees` finds the workspace of one command line: a directory, the mount of a store, or the store itself where it is not mounted.
+`Trees` finds the workspace of one command line: a directory, the mount of a store, or the store itself where it is not
+mounted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ VARIABLES: Final = ("KOPSFS_STATE", "KOPS_STATE_STORE")
 class Trees:
     """What one command works on; a context that ends with its connections closed.
 
-    Attributes: `state` is what `--state` says, a directory or a URL; `verbose` has told on stderr what is read, and what was asked.
+    `state` is what `--state` says, a directory or a URL; with `verbose` stderr hears what is read, and what was asked.
     """
 
     def __init__(self, state: str | None, *, verbose: bool = False, environ: Mapping[str, str] = os.environ) -> None:
@@ -49,7 +50,7 @@ class Trees:
                 self._tell(cost)
 
     def find(self) -> Workspace:
-        """The tree of --state, of KOPS_STATE_STORE, around the current directory, of a file kops reads, or of the only mount.
+        """The tree of --state, of KOPS_STATE_STORE, around the current directory, of kops's files, or the only mount.
 
         Where the user stands comes before what is said elsewhere but on the command line and in the environment: a
         command that writes must not write there unasked.
@@ -72,7 +73,7 @@ class Trees:
         if self._state is None and (by_path or not self._said()):
             directory = Path(subject or ".").resolve()
             try:
-                if (directory / layout.CONFIG).is_file():
+                if _is_cluster(directory) if subject is None else (directory / layout.CONFIG).is_file():
                     return Directory(directory.parent), directory.name
                 if subject is not None and by_path and not subject.endswith("/"):
                     what = f"no cluster: it has no file {layout.CONFIG}" if directory.is_dir() else "no directory"
@@ -160,7 +161,8 @@ def all_of(tree: Workspace) -> list[str]:
     found = tree.clusters()
     if not found:
         raise InputError(
-            f"no cluster in {tree.name}: no directory with a file {layout.CONFIG}; --state or KOPS_STATE_STORE names another"
+            f"no cluster in {tree.name}: no directory with a file {layout.CONFIG}; "
+            "--state or KOPS_STATE_STORE names another"
         )
     return found
 

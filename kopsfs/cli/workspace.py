@@ -1,10 +1,10 @@
 """How does a command read and write the files of a state store?
 
-Through `Workspace`: a few methods, paths below a cluster. Here it is a directory: the mount of a store, a copy of it, or a
-`file://` store; `stored.py` asks a store that is not mounted, and `trees.py` says which of them is meant.
+Through `Workspace`: a few methods, paths below a cluster. Here it is a directory: the mount of a store, a copy of it,
+or a `file://` store; `stored.py` asks a store that is not mounted, and `trees.py` says which of them is meant.
 
-Writing is conditional: `expected` is what the file held when it was read. On a mount of kopsfs the store is asked again when the
-bytes are uploaded, since the save counts as made on what this process read.
+Writing is conditional: `expected` is what the file held when it was read. On a mount of kopsfs the store is asked again
+when the bytes are uploaded, since the save counts as made on what this process read.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ class Directory:
 
 
 class FileStore(Directory):
-    """A `file://` store that is not mounted: its driver writes, under the lock that keeps every kopsfs of this machine out."""
+    """A `file://` store that is not mounted: its driver writes, and locks out every other kopsfs of this machine."""
 
     @override
     def write(self, cluster: str, path: str, data: bytes, *, expected: bytes | None) -> None:

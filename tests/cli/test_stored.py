@@ -1,8 +1,9 @@
 """Can a store be asked directly, without a mount, for little, and never overwritten?
 
-`main` in this process on `memfs://`, and on the S3 server of the benches, which counts requests and can be made to misbehave. The
-tree of a directory is the model: the same keys give the same clusters and files. Planted before it was believed: a LIST for each
-cluster of a small store; the backups listed; an unconditional PUT; a GET of an empty file; a nested cluster not found.
+`main` in this process on `memfs://`, and on the S3 server of the benches, which counts requests and can be made to
+misbehave. The tree of a directory is the model: the same keys give the same clusters and files. Planted before it was
+believed: a LIST for each cluster of a small store; the backups listed; an unconditional PUT; a GET of an empty file; a
+nested cluster not found.
 """
 
 from __future__ import annotations
@@ -185,6 +186,9 @@ def test_the_environment_names_the_store_and_a_name_is_looked_for_there(
     assert main(["validate", "c1.example.com", "-v"]) == 0
     assert f"{s3.url} is not mounted here: asking it" in capsys.readouterr().err
     assert main(["validate", "./c1.example.com"]) == 1, "a path is a directory"
+    (tmp_path / "config").write_text("[core]\n")
+    assert main(["convert", "--to", "v1alpha2"]) == 0, "many programs have a file of that name"
+    (tmp_path / "config").unlink()
     monkeypatch.delenv("KOPS_STATE_STORE")
     (tmp_path / ".kops.yaml").write_text(f"kops_state_store: {s3.url}\n")
     assert main(["validate", "c1.example.com"]) == 1, "where one stands comes before a file"
