@@ -125,6 +125,12 @@ class Conditions:
             return self.learnt.delete_if == "unproven"
         return "unproven" in {self.learnt.create_only, self.learnt.replace_if}
 
+    def looks_first(self, expected: Expected) -> bool:
+        """Whether a put begins with a HEAD; a creation has nothing to look at."""
+        if isinstance(expected, str):
+            return self.unproven(expected) or not _kept(self.learnt.replace_if)
+        return expected is ABSENT
+
     def note_versioning(self, versioned: bool | None) -> bool:  # noqa: FBT001  an answer, not a switch
         """Take in what a PUT's answer said; say whether that made all that was learnt void."""
         if versioned is None or versioned == self.learnt.versioned:

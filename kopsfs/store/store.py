@@ -237,8 +237,9 @@ class Store:
 
         A file is read from where it stands, and must stay open until this returns. Raises InvalidKeyError,
         TooLargeError and ConflictError; that not where the store turns out to hold exactly our bytes, which is what a lost reply looks like.
-        Cost: 1 PUT; while a condition is unproven or check-then-put, 1 HEAD more; after a conflict 1 HEAD,
-        and 1 GET where the store names no digest.
+        Cost: 1 PUT; 1 HEAD more where metadata is kept or a condition is check-then-put; 1 HEAD and 2 refused PUTs more
+        for the first replacement in a bucket whose conditions are unproven; after a conflict 1 HEAD, and 1 GET where the
+        store names no digest.
         """
         whole = self._storable(key, size)
         content = Content(data, size)
@@ -247,9 +248,6 @@ class Store:
             self.bytes_out += size
             return self._port.put(whole, content.rewound(), size, condition, form)
 
-        if self._head_before_put and expected is not ABSENT:
-            with contextlib.suppress(NotFoundError):
-                await self.head(key)
         stored = await self._write(Write("put", key, expected, call, content))
         assert stored is not None
         return stored
@@ -269,8 +267,14 @@ class Store:
         if write.expected is not ABSENT and self._unproven(write):
             async with self._learning:
                 if self._unproven(write):
-                    return await carry_out(write, self._conditions, self)
-        return await carry_out(write, self._conditions, self)
+                    return await self._carry_out(write, self._conditions)
+        return await self._carry_out(write, self._conditions)
+
+    async def _carry_out(self, write: Write, conditions: Conditions) -> ObjectInfo | None:
+        if self._head_before_put and write.op == "put" and not conditions.looks_first(write.expected):
+            with contextlib.suppress(NotFoundError):
+                await self.head(write.key)
+        return await carry_out(write, conditions, self)
 
     def _unproven(self, write: Write) -> bool:
         assert self._conditions is not None

@@ -41,13 +41,25 @@ WRONG_BARE = WRONG.replace('"', "")
 Body = Callable[[Store, Server, SimulatedEngine], Awaitable[None]]
 
 
-def run(habits: Habits, body: Body, *, state_dir: Path | None = None, driver: SimulatedDriver | None = None) -> Server:
+def run(
+    habits: Habits,
+    body: Body,
+    *,
+    state_dir: Path | None = None,
+    driver: SimulatedDriver | None = None,
+    keep_metadata: bool = False,
+) -> Server:
     server = Server(habits)
     engine = SimulatedEngine(server)
 
     async def main() -> None:
         store = over(
-            driver or SimulatedDriver(), url="s3://state", engine=lambda: engine, state_dir=state_dir, in_place=True
+            driver or SimulatedDriver(),
+            url="s3://state",
+            engine=lambda: engine,
+            state_dir=state_dir,
+            keep_metadata=keep_metadata,
+            in_place=True,
         )
         await body(store, server, engine)
         await store.aclose()
@@ -92,6 +104,22 @@ def test_a_store_that_keeps_conditions_costs_one_head_and_two_refusals(habits: H
         assert guarantees(store) == ("compared", "compared", "compared")
 
     run(habits, body)
+
+
+def test_keeping_metadata_looks_once_however_much_is_learnt() -> None:
+    async def body(store: Store, server: Server, engine: SimulatedEngine) -> None:
+        server.objects[K] = b"one"
+        base = (await store.head(K)).version
+        server.log.clear()
+        base = (await store.put(K, b"two", 3, expected=base)).version
+        assert [verb for verb, _, _ in server.log] == ["HEAD", "PUT", "PUT", "PUT"]
+        server.log.clear()
+        await store.put(K, b"three", 5, expected=base)
+        await store.put(K, b"four", 4, expected=ANY)
+        await store.put(Key("new"), b"x", 1, expected=ABSENT)
+        assert [verb for verb, _, _ in server.log] == ["HEAD", "PUT", "HEAD", "PUT", "PUT"]
+
+    run(AWS, body, keep_metadata=True)
 
 
 def test_ceph_wants_tags_without_quotes() -> None:
