@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -122,26 +123,37 @@ def test_a_short_life_nobody_else_sees(remote: Remote, tmp_path: Path) -> None:
         assert mount.umount() == 0
 
 
-FAILING = 1
-"""Of 329 checks: the hard link (packaging/doc/semantics.md)."""
+KNOWN = {"developers.ssh_keygen_makes_keys"}
+"""It wants a hard link (packaging/doc/semantics.md)."""
+
+
+def failed_checks(mount: Mount, corpus: Path, report: Path, only: str = "") -> tuple[set[str], str]:
+    """Run checks of the suite; the names of those that failed, and its summary."""
+    program = str(corpus / "mount/check_programs.py")
+    words = [sys.executable, program, str(mount.path), "--json", str(report), "--timeout", "120", "--only", only]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=3600)
+    assert report.exists(), done.stdout + done.stderr
+    print(done.stdout)
+    rows = json.loads(report.read_text())["checks"]
+    bad = [row for row in rows if row["result"] in {"failed", "not run"}]
+    return {f"{row['group']}.{row['name']}" for row in bad}, done.stdout.splitlines()[-1]
 
 
 @slow
-@rows([*remotes.COMPLETE, remotes.MEMFS])
+@rows([*remotes.COMPLETE, remotes.K8S, remotes.MEMFS])
 def test_real_programs(row: Row, remote: Remote, mounted: MakeMount, corpus: Path, tmp_path: Path) -> None:
-    """The suite that is kept beside the project: editors, shells, git, rsync, kops's and kubelet's ways with files."""
+    """The suite that is kept beside the project: editors, shells, git, rsync, kops's and kubelet's ways with files.
+
+    Some of its checks are about seconds, so what fails is asked once more, alone.
+    """
     options = ["--allow-other"] if os.geteuid() == 0 else []
     # 40 MB are one request, which an emulator on a busy machine takes longer for than a person would wait.
     mount = mounted(remote, *options, "--request-budget=100", expect=("",))
-    report = tmp_path / "report.json"
-    program = str(corpus / "mount/check_programs.py")
-    suite = [sys.executable, program, str(mount.path), "--json", str(report), "--timeout", "120"]
-    done = subprocess.run(suite, capture_output=True, text=True, check=False, timeout=3600)
-    assert report.exists(), done.stdout + done.stderr
-    summary = done.stdout.splitlines()[-1]
-    print(f"{done.stdout}\n{row.name}: {summary}")
-    words = summary.split()
-    assert int(words[3]) - int(words[1]) <= FAILING, summary
-    assert json.loads(report.read_text())
+    failed, summary = failed_checks(mount, corpus, tmp_path / "report.json")
+    if failed - KNOWN:
+        again = "|".join(re.escape(name) for name in failed - KNOWN)
+        failed, _ = failed_checks(mount, corpus, tmp_path / "again.json", f"^(?:{again})$")
+    print(f"{row.name}: {summary}; failed alone, too: {sorted(failed)}")
+    assert failed <= KNOWN
     assert mount.flush() == 0
     mount.healthy()
