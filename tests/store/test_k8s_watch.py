@@ -24,7 +24,7 @@ from tests.emulators.k8s import K8sServer, all_but
 from tests.store.harness import DriverFace
 
 C = "c1.example.com"
-WAIT_S = 30.0
+WAIT_S = 120.0
 CLUSTER = b"apiVersion: kops.k8s.io/v1alpha2\nkind: Cluster\nmetadata: {name: c1.example.com}\nspec: {}\n"
 
 
