@@ -167,7 +167,7 @@ def test_a_denial_is_not_final_while_credentials_are_renewed() -> None:
 
     class Slow(Driver):
         def refresh_credentials(self, *, force: bool = False) -> None:
-            enough.wait(60)
+            enough.wait(120)
             SimulatedDriver.refresh_credentials(self, force=force)
             self.number += 1
 
@@ -180,7 +180,7 @@ def test_a_denial_is_not_final_while_credentials_are_renewed() -> None:
         await store.get(K)
         driver.good = {1}
         got: list[object] = []
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.get_many, [K] * 3, lambda key, info, data, error: got.append(error or data))
                 while gate.refused < 9:
