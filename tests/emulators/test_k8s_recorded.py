@@ -451,7 +451,7 @@ def test_the_emulator_says_what_a_real_one_said() -> None:
 if ELSEWHERE:
 
     def test_a_real_one_still_says_what_is_recorded() -> None:
-        said = Player(elsewhere(), f"t-{os.getpid()}").play()
+        said = Player(elsewhere(), f"recorded-{os.getpid()}").play()
         if os.environ.get("KOPSFS_UPDATE_GOLDEN"):
             rows = (f"{json.dumps(name)}: {json.dumps(row, ensure_ascii=False)}" for name, row in said.items())
             RECORDED.write_text("{\n" + ",\n".join(rows) + "\n}\n")
