@@ -29,10 +29,10 @@ from kopsfs.store.k8s_api import Api
 from kopsfs.store.k8s_credentials import Access
 from kopsfs.store.k8s_entries import Bodies, read_object
 from kopsfs.store.k8s_files import Files
-from kopsfs.store.k8s_layout import KEY_BYTES_MAX, Kind, Object, kinds_below, place_of, scope_of
+from kopsfs.store.k8s_layout import Kind, Object, kinds_below, place_of, scope_of
 from kopsfs.store.k8s_listing import Listing, Snapshot
 from kopsfs.store.k8s_watch import Feed
-from kopsfs.store.memory import cut_page
+from kopsfs.store.memory import KEY_BYTES_MAX, cut_page
 from kopsfs.store.url import Location, Settings
 
 log = logging.getLogger(__name__)

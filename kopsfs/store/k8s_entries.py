@@ -95,7 +95,7 @@ def _read_secret(item: Object, notes: dict[str, str]) -> Found | None:
     chunks = read_chunks(notes)
     if chunks is not None:
         return Found(
-            _entry(key, SECRETS, metadata, _number(notes.get(SIZE_NOTE)), notes.get(MD5_NOTE, ""), chunks), None
+            _entry(key, SECRETS, metadata, number(notes.get(SIZE_NOTE)), notes.get(MD5_NOTE, ""), chunks), None
         )
     try:
         data = base64.b64decode((item.get("data") or {}).get(DATA, ""), validate=True)
@@ -112,7 +112,7 @@ def read_outline(item: Object) -> Entry | None:
     key = key_of(SECRETS, item, "")
     if managers != {MANAGER} or key is None or not {SIZE_NOTE, MD5_NOTE} <= set(notes):
         return None
-    return _entry(key, SECRETS, metadata, _number(notes[SIZE_NOTE]), notes[MD5_NOTE], read_chunks(notes))
+    return _entry(key, SECRETS, metadata, number(notes[SIZE_NOTE]), notes[MD5_NOTE], read_chunks(notes))
 
 
 def read_chunks(notes: dict[str, str]) -> tuple[str, int] | None:
@@ -144,7 +144,8 @@ def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _number(text: str | None) -> int:
+def number(text: str | None) -> int:
+    """Read a note that counts something; 0 where somebody else has written there."""
     return int(text) if text and text.isdecimal() else 0
 
 

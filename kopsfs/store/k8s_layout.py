@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from kopsfs.errors import InvalidKeyError
 from kopsfs.store.driver import Key, Prefix
+from kopsfs.store.memory import valid_key
 
 Object = dict[str, Any]
 
@@ -30,7 +31,6 @@ FILE_TYPE: Final = "kopsfs.io/file"
 CHUNK_TYPE: Final = "kopsfs.io/chunk"
 KEY_NOTE: Final = "kopsfs.io/key"
 """Annotation: the whole key, on everything kopsfs writes."""
-KEY_BYTES_MAX: Final = 1024
 CLUSTER_LABEL: Final = "kops.k8s.io/cluster"
 """On instance groups. Source: kops pkg/apis/kops/labels.go."""
 TOKEN: Final = "token-"  # noqa: S105  a prefix of names
@@ -119,12 +119,7 @@ def namespace_of(cluster: str) -> str:
 
 def place_of(op: str, key: Key) -> Place:
     """Say where a key lives. Raises InvalidKeyError for what no key can be."""
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidKeyError(op, key, "is not Unicode text") from error
-    if not 0 < size <= KEY_BYTES_MAX:
-        raise InvalidKeyError(op, key, f"a key has 1 to {KEY_BYTES_MAX} bytes, this has {size}")
+    valid_key(op, key)
     cluster, slash, path = key.partition("/")
     namespace = namespace_of(cluster) if slash else ""
     if not namespace:

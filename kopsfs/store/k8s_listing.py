@@ -2,8 +2,8 @@
 
 The server lists by kind and by name, files are ordered by key across kinds, so a listing is gathered whole: one LIST per kind
 (and 500 objects), side by side, over all namespaces, or over one where the prefix names the cluster. `Snapshot` is what was
-gathered; pages are cut from it. Secrets are listed with their bytes until they are known; later only their metadata, so
-that a poll does not carry every file again.
+gathered; pages are cut from it. Of Secrets the metadata are listed, so that a poll does not carry every file again; once, if they
+are not too much, their bytes as well, behind the back of who waits for the listing.
 
 A listing is never answered from memory: whoever asks gets what was gathered after he asked. A kind that may not be listed
 fails the listing, because what is missing from it would look deleted. Where all namespaces may not be listed, those are
@@ -16,14 +16,14 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kopsfs.errors import DeniedError, NotFoundError, RefusedError
+from kopsfs.errors import DeniedError, NotFoundError, RefusedError, StoreError
 from kopsfs.store.driver import Key
 from kopsfs.store.k8s_api import Api, Ask, ExpiredError
-from kopsfs.store.k8s_entries import Bodies, Entry, Found, read_object, read_outline
+from kopsfs.store.k8s_entries import CHUNKS_NOTE, SIZE_NOTE, Bodies, Entry, Found, number, read_object, read_outline
 from kopsfs.store.k8s_layout import (
     CLUSTERS,
     DOCUMENTS,
@@ -45,12 +45,17 @@ LIST_LIMIT: Final = 500
 RESTARTS: Final = 3
 OUTLINE: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"
 """Source: API concepts, "Metadata-only fetches"."""
+WHOLE: Final = "application/json"
+BODIES_MAX: Final = 32 << 20
+"""Files of a scope that are more than this, together, are not listed with their bytes."""
+BODIES_WAIT_S: Final = 8.0
+"""Who wants one of them waits this long for all before he asks himself."""
 FILES: Final = {"fieldSelector": f"type={FILE_TYPE}"}
 HELD_S: Final = 30.0
 """How long after a listing its bytes may be given without asking. Who wants a file as of now lists first."""
 TOUCHED_S: Final = 600.0
 _REFETCHED_MAX: Final = 32
-"""So many Secrets whose metadata does not tell all are fetched one by one; more are listed with their bytes."""
+"""So many Secrets whose metadata others have written are fetched one by one; more are listed with their bytes."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,9 @@ class Listing:
         self._lock = threading.Lock()
         self._gathering: dict[tuple[str, frozenset[Kind]], threading.Lock] = {}
         self._last: dict[tuple[str, frozenset[Kind]], Snapshot] = {}
-        self._outlined: set[str] = set()
-        """Scopes whose Secrets have been listed with their bytes."""
+        self._fetching = ThreadPoolExecutor(2, thread_name_prefix="kopsfs-k8s-bodies")
+        self._fetched: dict[str, Future[None]] = {}
+        """Scope → the one listing that brings, or has brought, the bytes of its Secrets."""
         self._one_by_one: set[str] = set()
         """Kinds that may not be listed in all namespaces."""
         self._listable: set[tuple[str, str]] = set()
@@ -106,13 +112,43 @@ class Listing:
             return last
 
     def held(self, key: Key) -> tuple[Entry, bytes] | None:
-        """Give a file whose bytes came with a listing that is not older than `HELD_S`; once. Cost: none."""
+        """Give a file whose bytes came with a listing that is not older than `HELD_S`; once. Cost: none.
+
+        Waits for those that are on their way.
+        """
         with self._lock:
             entry = self.known.get(key)
             if entry is None or time.monotonic() - self._seen.get(key, float("-inf")) > HELD_S:
                 return None
         data = self._bodies.take(key, entry.version)
+        if data is None and entry.kind is SECRETS and entry.chunks is None and self.wait_for_bodies(entry.namespace):
+            data = self._bodies.take(key, entry.version)
         return None if data is None else (entry, data)
+
+    def wait_for_bodies(self, namespace: str) -> bool:
+        """Wait for bytes of a namespace that are on their way; whether there were any."""
+        coming = [self._fetched[scope] for scope in ("", namespace) if scope in self._fetched]
+        under_way = [future for future in coming if not future.done()]
+        if under_way:
+            wait(under_way, BODIES_WAIT_S)
+        return bool(under_way)
+
+    def _fetch_bodies(self, scope: str, secrets: list[Any]) -> None:
+        """Once for each scope, list its Secrets with their bytes, beside whoever waits for the listing itself."""
+        with self._lock:
+            if scope in self._fetched or not secrets or any(isinstance(item, Found) for item in secrets):
+                return
+            if sum(map(_size, secrets)) <= BODIES_MAX:
+                self._fetched[scope] = self._fetching.submit(self._hold_bodies, scope)
+
+    def _hold_bodies(self, scope: str) -> None:
+        try:
+            for found in self._list_all(SECRETS, scope, WHOLE):
+                with self._lock:
+                    if self.known.get(found.entry.key) == found.entry:
+                        self._bodies.hold(found)
+        except StoreError as error:
+            log.info("bytes did not come with the listing, each file is asked for scope=%r err=%s", scope, error)
 
     def note(self, found: Found, *, hold: bool) -> Entry:
         """Take in a file as the server has just shown it, or taken it."""
@@ -134,7 +170,8 @@ class Listing:
 
     def forget(self) -> None:
         """Drop what was gathered, at the end."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._fetching):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._last.clear()
 
     def owner(self, namespace: str) -> str:
@@ -173,13 +210,14 @@ class Listing:
                 found = read_object(kind, item, self.owner(item["metadata"].get("namespace", "")))
                 if found is not None:
                     files[found.entry.key] = found
-        for found in self._read_secrets(scope, items.get(SECRETS, [])):
+        for found in self._read_secrets(items.get(SECRETS, [])):
             if found.entry.key in files:
                 shadowed[found.entry.key] = found.entry
             else:
                 files[found.entry.key] = found
         self._settle(files, scope, kinds, asked)
         self.shadowed = {**self.shadowed, **shadowed} if scope else shadowed
+        self._fetch_bodies(scope, items.get(SECRETS, []))
         entries = {key: found.entry for key, found in files.items()}
         return Snapshot(entries, sorted(key.encode() for key in entries), asked)
 
@@ -197,7 +235,7 @@ class Listing:
                     self._bodies.drop(key)
             for key, found in files.items():
                 if self._touched.get(key, 0.0) < asked:
-                    if self.known.get(key) != found.entry:
+                    if self.known.get(key) != found.entry or found.packed is not None:
                         self.known[key] = found.entry
                         self._bodies.hold(found)
                     self._seen[key] = asked
@@ -224,7 +262,7 @@ class Listing:
                 self.owners.clear()
             self.owners.update(owners)
 
-    def _read_secrets(self, scope: str, items: list[Any]) -> Iterable[Found]:
+    def _read_secrets(self, items: list[Any]) -> Iterable[Found]:
         unknown: list[Object] = []
         for item in items:
             if isinstance(item, Found):
@@ -233,14 +271,10 @@ class Listing:
                 yield Found(entry, None)
             elif noted_key(SECRETS, item) is not None:
                 unknown.append(item)
-        if len(unknown) > _REFETCHED_MAX:
-            self._outlined.discard(scope)
-            raise ExpiredError("list", "", "too many Secrets have been changed by others")
         for future in [self._threads.submit(self._refetch, item["metadata"]) for item in unknown]:
             refetched = future.result()
             if refetched is not None:
                 yield refetched
-        self._outlined.add(scope)
 
     def _refetch(self, metadata: Object) -> Found | None:
         """Somebody else has written this Secret: what its notes say may be wrong."""
@@ -257,25 +291,31 @@ class Listing:
     # -- asking ------------------------------------------------------------------------------------
 
     def _list(self, kind: Kind, scope: str) -> list[Any]:
+        if kind is not SECRETS:
+            return self._list_all(kind, scope, WHOLE)
+        items = self._list_all(kind, scope, OUTLINE)
+        if any(isinstance(item, Found) for item in items):
+            return items  # this server knows no outlines
+        untold = sum(read_outline(item) is None and noted_key(SECRETS, item) is not None for item in items)
+        return items if untold <= _REFETCHED_MAX else self._list_all(kind, scope, WHOLE)
+
+    def _list_all(self, kind: Kind, scope: str, accept: str) -> list[Any]:
         if scope or kind.name not in self._one_by_one:
             try:
-                return self._pages(kind, scope, self._how(kind, scope))
+                return self._pages(kind, scope, accept)
             except DeniedError as error:
                 if scope or isinstance(error, RefusedError):
                     raise
-                return self._list_each(kind, error)
-        return self._list_each(kind, None)
+                return self._list_each(kind, error, accept)
+        return self._list_each(kind, None, accept)
 
-    def _how(self, kind: Kind, scope: str) -> str:
-        return OUTLINE if kind is SECRETS and scope in self._outlined else "application/json"
-
-    def _list_each(self, kind: Kind, denied: DeniedError | None) -> list[Any]:
+    def _list_each(self, kind: Kind, denied: DeniedError | None, accept: str) -> list[Any]:
         """List the namespaces one by one; those that may not be listed are not ours to show."""
         found: list[Any] = []
         listed = 0
         for namespace in self._namespaces(kind, denied):
             try:
-                found += self._pages(kind, namespace, self._how(kind, ""))
+                found += self._pages(kind, namespace, accept)
             except DeniedError as error:
                 if (kind.name, namespace) in self._listable or isinstance(error, RefusedError):
                     raise
@@ -322,3 +362,9 @@ def _smaller(items: Iterable[Object]) -> Iterator[Object | Found]:
             yield item
         elif (found := read_object(SECRETS, item, "")) is not None:
             yield found.pack()
+
+
+def _size(item: Object) -> int:
+    """Bytes of the file that a Secret's outline tells of, if they lie in that Secret."""
+    notes = item["metadata"].get("annotations") or {}
+    return 0 if CHUNKS_NOTE in notes else number(notes.get(SIZE_NOTE))

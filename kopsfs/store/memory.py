@@ -201,23 +201,23 @@ class MemoryDriver:
         self._page_size = page_size
 
     def head(self, key: Key, /) -> ObjectInfo:
-        return self.bucket.look("head", _valid("head", key))[0]
+        return self.bucket.look("head", valid_key("head", key))[0]
 
     def get(self, key: Key, into: BinaryIO, /) -> ObjectInfo:
-        info, data = self.bucket.look("get", _valid("get", key))
+        info, data = self.bucket.look("get", valid_key("get", key))
         into.seek(0)
         into.truncate()
         into.write(data)
         return info
 
     def put(self, key: Key, data: BinaryIO, size: int, /, *, expected: Expected) -> ObjectInfo:
-        _valid("put", key)
+        valid_key("put", key)
         if size > OBJECT_SIZE_MAX:
             raise TooLargeError("put", key, f"{size} bytes; a store in memory takes {OBJECT_SIZE_MAX}")
         return self.bucket.put(key, data.read(size), expected)
 
     def delete(self, key: Key, /, *, expected: Expected) -> None:
-        self.bucket.delete(_valid("delete", key), expected)
+        self.bucket.delete(valid_key("delete", key), expected)
 
     def list_page(self, prefix: Prefix, /, *, delimiter: bool, token: str | None, start_after: str | None) -> Page:
         after = bytes.fromhex(token) if token is not None else (start_after or "").encode()
@@ -234,7 +234,8 @@ class MemoryDriver:
         pass
 
 
-def _valid(op: str, key: Key) -> Key:
+def valid_key(op: str, key: Key) -> Key:
+    """Give the key if it is Unicode text of 1 to 1024 bytes. Raises InvalidKeyError."""
     try:
         size = len(key.encode())
     except UnicodeEncodeError as error:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,10 @@ from kopsfs.errors import (
     TransientError,
 )
 from kopsfs.store import k8s_chunks, k8s_listing
-from kopsfs.store.driver import ABSENT, ANY
+from kopsfs.store.driver import ABSENT, ANY, Prefix, Version
 from kopsfs.store.k8s import K8sDriver
 from kopsfs.store.k8s_documents import DIGEST_NOTE
+from kopsfs.store.k8s_layout import scope_of
 from tests.emulators.k8s import K8sServer
 from tests.emulators.k8s_http import Fault
 from tests.store.harness import DriverFace
@@ -187,9 +189,8 @@ def test_after_a_listing_reading_costs_nothing(connect: Clients, server: K8sServ
         info, data = reader.get(key)
         assert data == (FILES[key][0] if key in FILES else key.encode())
         assert info.version == there[key]
-    assert asked(server, since) == {
-        f"list {kind}": 1 for kind in ("clusters", "instancegroups", "keysets", "sshcredentials", "secrets")
-    }
+    kinds = ("clusters", "instancegroups", "keysets", "sshcredentials")
+    assert asked(server, since) == {"list secrets": 2, **{f"list {kind}": 1 for kind in kinds}}
     reader.get(keys[-1])
     assert asked(server, since)["get secrets"] == 1, "what was given is not kept"
 
@@ -200,7 +201,7 @@ def test_bytes_of_a_listing_are_not_given_for_another_version_or_later(
     writer, reader = connect(), connect()
     writer.put("a", b"one", ABSENT)
     writer.put("b", b"one", ABSENT)
-    listing(reader)
+    whole(reader)
     writer.put("a", b"two", ANY)
     assert reader.head("a").version == writer.head("a").version
     assert reader.get("a")[1] == b"two", "HEAD has shown another version"
@@ -231,23 +232,73 @@ def test_a_listing_that_began_before_a_write_does_not_overrule_it(connect: Clien
     assert other.get("a")[1] == b"two"
 
 
-def test_a_poll_asks_for_metadata_only_and_changed_files_are_fetched(connect: Clients, server: K8sServer) -> None:
-    accepted: list[str] = []
-    face = connect()
-    writer = connect()
-    for n in range(5):
-        writer.put(f"{n}", b"x", ABSENT)
-    listing(face)
+def whole(face: DriverFace, prefix: str = "") -> dict[str, Version]:
+    """A listing, and the bytes that follow it."""
+    driver = face._driver
+    assert isinstance(driver, K8sDriver)
+    there = listing(face, prefix)
+    driver._listing.wait_for_bodies(scope_of(Prefix(prefix)))
+    return there
+
+
+def accepted(face: DriverFace) -> list[str]:
+    """What forms of Secrets a client asks for from now on: `outline` or `whole`."""
+    forms: list[str] = []
     api = face._driver._api  # type: ignore[union-attr]
     send = api._send
-    api._send = lambda ask, *rest: (
-        accepted.append(f"{ask.kind.plural} {ask.accept.partition(',')[0]}"),
-        send(ask, *rest),
-    )[1]
+
+    def noting(ask: Any, *rest: Any) -> Any:
+        if ask.kind.plural == "secrets":
+            forms.append(f"{ask.verb} {'outline' if 'PartialObjectMetadata' in ask.accept else 'whole'}")
+        return send(ask, *rest)
+
+    api._send = noting
+    return forms
+
+
+def test_a_poll_asks_for_metadata_only_and_changed_files_are_fetched(connect: Clients, server: K8sServer) -> None:
+    face, writer = connect(), connect()
+    for n in range(5):
+        writer.put(f"{n}", b"x", ABSENT)
+    forms = accepted(face)
+    whole(face)
+    assert forms == ["list outline", "list whole"]
     changed = writer.put("3", b"changed", ANY)
     assert listing(face)["3"] == changed.version
-    assert sum("PartialObjectMetadata" in each for each in accepted) == 1
     assert face.get("3") == (changed, b"changed")
+    assert forms[2:] == ["list outline", "get whole"]
+
+
+def test_what_is_too_much_for_one_listing_comes_cluster_by_cluster(
+    connect: Clients, server: K8sServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(k8s_listing, "BODIES_MAX", 25)
+    face, writer = connect(), connect()
+    for n in range(6):
+        writer.put(f"c{n % 2}.example.com/addons/{n}", b"0123456", ABSENT)
+    forms = accepted(face)
+    assert len(listing(face)) == 6
+    assert forms == ["list outline"]
+    whole(face, "c1.example.com/")
+    assert forms[1:] == ["list outline", "list whole"]
+    for n in (1, 3, 5):
+        assert face.get(f"c1.example.com/addons/{n}")[1] == b"0123456"
+    assert len(forms) == 3
+
+
+def test_many_secrets_that_others_have_written_are_listed_whole_again(connect: Clients, server: K8sServer) -> None:
+    face, writer = connect(), connect()
+    for n in range(k8s_listing._REFETCHED_MAX + 1):
+        writer.put(f"{n}", b"x", ABSENT)
+    whole(face)
+    for item in objects(server, "secrets").values():
+        server.put("secrets", "kopsfs", {**item, "data": {"content": base64.b64encode(b"edited").decode()}})
+    forms = accepted(face)
+    assert {info.size for info in face.page().objects} == {6}
+    assert forms == ["list outline", "list whole"]
+    item = next(iter(objects(server, "secrets").values()))
+    server.put("secrets", "kopsfs", {**item, "data": {"content": base64.b64encode(b"again").decode()}})
+    assert sorted({info.size for info in face.page().objects}) == [5, 6]
 
 
 def test_held_bytes_stay_within_their_budget(connect: Clients, server: K8sServer) -> None:
@@ -258,7 +309,7 @@ def test_held_bytes_stay_within_their_budget(connect: Clients, server: K8sServer
     face = connect()
     assert isinstance(face._driver, K8sDriver)
     face._driver._bodies._limit = 500_000
-    listing(face)
+    whole(face)
     assert 0 < face._driver._bodies.size <= 500_000
     for n in range(10):
         assert face.get(f"{n}")[1] == noise
@@ -269,6 +320,7 @@ def test_pages_come_from_one_snapshot_and_survive_its_loss(connect: Clients, ser
     face = connect(page_size=3)
     for n in range(10):
         face.put(f"k{n}", b"x", ABSENT)
+    whole(face)
     page = face.page()
     since = len(server.log)
     assert [info.key for info in face.page(token=page.token).objects] == ["k3", "k4", "k5"]
