@@ -263,7 +263,7 @@ def test_a_watch_tells_what_happens_after_a_listing(place: Place) -> None:
     """Source: "API concepts", Efficient detection of changes."""
     place.create("before")
     version = place.api.ask("GET", place.secrets).version
-    watching = Watching(place.api, f"{place.secrets}?watch=true&resourceVersion={version}&timeoutSeconds=30")
+    watching = Watching(place.api, f"{place.secrets}?watch=true&resourceVersion={version}&timeoutSeconds=300")
     created = place.create("a")
     assert watching.next() == ("ADDED", "a")
     place.api.ask("PUT", f"{place.secrets}/a", {"metadata": {"name": "a"}, "stringData": {"k": "v"}})
