@@ -30,7 +30,7 @@ AHEAD: Final = 32
 LISTINGS_MAX: Final = 10_000
 """Directories that are looked into for clusters: 5 cents at S3's prices."""
 LISTINGS_AT_ONCE: Final = 64
-CLOSE_BUDGET_S: Final = 2.0
+CLOSE_BUDGET_S: Final = 5.0
 LAST: Final = "\U0010ffff"
 """Behind every name a program makes up."""
 SKIPPED: Final = f"backups/{LAST}"

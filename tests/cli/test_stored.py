@@ -476,12 +476,12 @@ def test_ctrl_c_ends_it_at_once_and_silently(s3: S3) -> None:
         text=True,
     )
     try:
-        while not s3.asked():
-            assert running.poll() is None
+        while not s3.asked().get("list"):
+            assert running.poll() is None, running.communicate()
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        assert running.communicate(timeout=60) == ("", "")
-        assert running.returncode == 130
+        out, err = running.communicate(timeout=120)
+        assert (running.returncode, out, err) == (130, "", "")
     finally:
         running.kill()
         running.communicate()
