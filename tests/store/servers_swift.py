@@ -356,12 +356,12 @@ def _bootstrap(servers: _Servers, ports: Mapping[str, int]) -> str:
 
 def _populate(base: str, proxy: str, token_seconds: int, servers: _Servers) -> SwiftServer:
     """Two projects with a user each, the service catalogue, an application credential."""
-    token = _login(base, "admin", "admin-secret", "admin")
 
-    def ask(method: str, path: str, fields: Mapping[str, Any] | None = None, token: str = token) -> Any:
+    def ask(method: str, path: str, fields: Mapping[str, Any] | None = None, who: str = "admin") -> Any:
         body = None if fields is None else json.dumps(fields).encode()
         request = urllib.request.Request(f"{base}/{path}", body, method=method)
-        request.add_header("X-Auth-Token", token)
+        # A token each: those of a test may live for seconds only.
+        request.add_header("X-Auth-Token", _login(base, who, f"{who}-secret", who))
         request.add_header("Content-Type", "application/json")
         status, _, answer = _exchange(request)
         assert status < 300, answer
@@ -382,9 +382,8 @@ def _populate(base: str, proxy: str, token_seconds: int, servers: _Servers) -> S
         url = f"{proxy}/v1/KEY_%(project_id)s"
         create("endpoint", service_id=service, interface=interface, region_id="RegionOne", url=url)
     project, user = made["kops"]
-    mine = _login(base, "kops", "kops-secret", "kops")
     fields = {"application_credential": {"name": "kopsfs"}}
-    credential = ask("POST", f"users/{user}/application_credentials", fields, mine)["application_credential"]
+    credential = ask("POST", f"users/{user}/application_credentials", fields, "kops")["application_credential"]
     return SwiftServer(
         keystone=base,
         storage=f"{proxy}/v1/KEY_{project}",
@@ -392,7 +391,7 @@ def _populate(base: str, proxy: str, token_seconds: int, servers: _Servers) -> S
         project_id=project,
         credential_id=credential["id"],
         credential_secret=credential["secret"],
-        admin_token=token,
+        admin_token=_login(base, "admin", "admin-secret", "admin"),
         token_seconds=token_seconds,
         update=servers.update,
         container_server=servers.container_server,
