@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from kopsfs.errors import (
     ConflictError,
     CorruptError,
+    NotFoundError,
     TransientError,
 )
 from kopsfs.store import k8s_chunks, k8s_listing
@@ -210,26 +210,35 @@ def test_bytes_of_a_listing_are_not_given_for_another_version_or_later(
     assert reader.get("b")[1] == b"two", "the listing is too old to be believed"
 
 
-def test_a_listing_that_began_before_a_write_does_not_overrule_it(connect: Clients, server: K8sServer) -> None:
+@pytest.mark.parametrize("act", ["put", "delete", "head"])
+def test_a_listing_that_began_before_does_not_overrule_what_happened_since(
+    act: str, connect: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
     face, other = connect(), connect()
-    first = face.put("a", b"one", ABSENT)
-    held, go = threading.Event(), threading.Event()
+    key = f"{C}/config"
+    first = face.put(key, CLUSTER, ABSENT)
+    driver = face._driver
+    assert isinstance(driver, K8sDriver)
+    settle = driver._listing._settle
 
-    def before(verb: str, resource: str, namespace: str, name: str) -> None:
-        if verb == "list" and resource == "clusters.kops.k8s.io":
-            held.set()
-            assert go.wait(30)
+    def late(*args: Any) -> None:
+        """The LISTs have been answered, what they say is not taken in yet."""
+        if act == "put":
+            face.put(key, CLUSTER + b"# two", first.version)
+        elif act == "delete":
+            face.delete(key, first.version)
+        else:
+            other.put(key, CLUSTER + b"# two", first.version)
+            face.head(key)
+        settle(*args)
 
-    server.before = before
-    thread = threading.Thread(target=face.page)
-    thread.start()
-    assert held.wait(30)
-    server.before = None
-    second = face.put("a", b"two", first.version)
-    go.set()
-    thread.join()
-    assert face.get("a") == (second, b"two")
-    assert other.get("a")[1] == b"two"
+    monkeypatch.setattr(driver._listing, "_settle", late)
+    assert listing(face) == {key: first.version}
+    if act == "delete":
+        with pytest.raises(NotFoundError):
+            face.get(key)
+    else:
+        assert face.get(key)[1] == CLUSTER + b"# two"
 
 
 def whole(face: DriverFace, prefix: str = "") -> dict[str, Version]:
