@@ -131,6 +131,8 @@ def test_a_lone_slash_is_no_store(tmp_path: Path) -> None:
         ("gs://u@b", "gs://b"),
         ("s3://b/a@b", "s3://b/a@b"),
         ("k8s://admin@cluster", "k8s://admin@cluster"),
+        ("k8s://", "k8s://"),
+        ("k8s:///", "k8s://"),
         ("file:///srv/a@b", "file:///srv/a@b"),
     ],
 )
