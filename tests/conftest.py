@@ -35,7 +35,7 @@ settings.register_profile(
 )
 settings.load_profile("kopsfs")
 
-TIMEOUT_S = {"slow": 7200, "real": 900, "": 7200 if EXAMPLES else 300}
+TIMEOUT_S = {"slow": 7200, "real": 1500, "": 7200 if EXAMPLES else 300}
 """By mark, the first that fits. The first test that needs a real server waits for its package, too."""
 ExpectLog = Callable[[str], None]
 
