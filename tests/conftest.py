@@ -22,6 +22,18 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from kopsfs.mounts import mounts
+from tests.support.serving import (  # noqa: F401 - fixtures of every folder, so that a server runs once
+    azurite,
+    bench,
+    ceph,
+    gs,
+    k8s,
+    moto,
+    oss_server,
+    s3rver,
+    start_server,
+    swift,
+)
 
 EXAMPLES = os.environ.get("KOPSFS_TEST_EXAMPLES", "")
 settings.register_profile(

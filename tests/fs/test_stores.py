@@ -23,7 +23,6 @@ from tests.fs.test_filesystem_model import INITIAL, Alone, _quiet, alone, common
 from tests.fs.test_filesystem_shared import Shared, shared
 from tests.fuse import remotes
 from tests.fuse.remotes import Row, rows
-from tests.store.conftest import azurite, gs, k8s, oss_server, start_server, swift  # noqa: F401 - fixtures
 from tests.support.lives import run
 from tests.support.served import ServedMachine
 

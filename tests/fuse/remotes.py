@@ -2,7 +2,7 @@
 
 A `Row` for each store on each server that stands for it: how to make an empty space, which variables lead a mount
 there, and a client for `put`, `get`, `delete` and `keys` that shares no code with the driver under test. The servers
-are the fixtures of `tests/store/conftest.py`, started once and only when a row needs them.
+are the fixtures of `tests/support/serving.py`, started once and only when a row needs them.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ from tests.fuse.mounted import Mount, Remote
 from tests.fuse.remotes import BucketRemote, Row, rows
 from tests.fuse.test_conflicts import program
 from tests.fuse.test_smoke import life
-from tests.store.conftest import azurite, gs, k8s, oss_server, start_server, swift  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.fuse
 slow = pytest.mark.slow

@@ -9,7 +9,7 @@ A missing package is installed: Debian's by apt-get, PyPI's into this virtual en
 registry that hiccups is asked again. What cannot be installed fails the test that asked for it, with the installer's
 last words; nothing is skipped.
 
-Tests ask for them by the session-scoped fixtures of `tests/store/conftest.py`.
+Tests ask for them by the session-scoped fixtures of `tests/support/serving.py`.
 """
 
 from __future__ import annotations

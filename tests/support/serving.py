@@ -1,4 +1,4 @@
-"""The real servers of `servers.py`, started once per run and only if a test asks for them."""
+"""Which servers does a run of the tests have? Those that a test asks for, each started once; fixtures of every folder."""
 
 from __future__ import annotations
 
