@@ -40,6 +40,13 @@ from tests.store.k8s_world import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with more work than CPUs what follows a listing may take long."""
+    monkeypatch.setattr(k8s_listing, "HELD_S", 600.0)
+    monkeypatch.setattr(k8s_listing, "BODIES_WAIT_S", 60.0)
+
+
 @pytest.fixture
 def server() -> Iterator[K8sServer]:
     with K8sServer() as started:
