@@ -118,7 +118,7 @@ STORES = {
     "oss": {"oss"},
     "k8s": {"k8s"},
     "file": {"file"},
-    "memfs": {"memfs", "memory"},
+    "memfs": {"memfs", "memory", "faults", "model", "shared"},  # the models of tests/fs run on memory
 }
 """Scheme → words; a test is the store's if one of them stands in the name of its file or in the brackets of its id.
 The tests of the driver that S3 shares with its relatives are S3's; the relatives have what differs from it."""
