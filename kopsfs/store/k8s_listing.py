@@ -87,6 +87,8 @@ class Listing:
         """Kinds that may not be listed in all namespaces."""
         self._listable: set[tuple[str, str]] = set()
         """(kind, namespace) that were listed one by one: a refusal of these is a failure."""
+        self._before: dict[tuple[Any, ...], tuple[tuple[str, str], Entry | None]] = {}
+        """Object → the state it was last read in, and what was read."""
         self._touched: dict[Key, float] = {}
         """When this process last asked for or changed a file: a listing begun before does not overrule that."""
         self._seen: dict[Key, float] = {}
@@ -207,7 +209,7 @@ class Listing:
         shadowed: dict[Key, Entry] = {}
         for kind in DOCUMENTS:
             for item in items.get(kind, ()) if kind in kinds else ():
-                found = read_object(kind, item, self.owner(item["metadata"].get("namespace", "")))
+                found = self._read(kind, item)
                 if found is not None:
                     files[found.entry.key] = found
         for found in self._read_secrets(items.get(SECRETS, [])):
@@ -262,12 +264,38 @@ class Listing:
                 self.owners.clear()
             self.owners.update(owners)
 
+    def _read(self, kind: Kind, item: Object) -> Found | None:
+        """Read a document; one that was read before in this state is not read again, and has no bytes then."""
+        metadata = item["metadata"]
+        owner = self.owner(metadata.get("namespace", ""))
+        place, state = (kind, metadata.get("namespace"), metadata["name"]), (metadata["resourceVersion"], owner)
+        before = self._before.get(place)
+        if before is not None and before[0] == state:
+            return None if before[1] is None else Found(before[1], None)
+        found = read_object(kind, item, owner)
+        self._remember(place, state, found.entry if found is not None else None)
+        return found
+
+    def _outline(self, item: Object) -> Entry | None:
+        metadata = item["metadata"]
+        place, state = (SECRETS, metadata.get("namespace"), metadata["name"]), (metadata["resourceVersion"], "")
+        before = self._before.get(place)
+        if before is None or before[0] != state:
+            self._remember(place, state, entry := read_outline(item))
+            return entry
+        return before[1]
+
+    def _remember(self, place: tuple[Any, ...], state: tuple[str, str], entry: Entry | None) -> None:
+        if len(self._before) > 2 * len(self.known) + 1000:
+            self._before.clear()  # most of it is gone from the server
+        self._before[place] = (state, entry)
+
     def _read_secrets(self, items: list[Any]) -> Iterable[Found]:
         unknown: list[Object] = []
         for item in items:
             if isinstance(item, Found):
                 yield item
-            elif (entry := read_outline(item)) is not None:
+            elif (entry := self._outline(item)) is not None:
                 yield Found(entry, None)
             elif noted_key(SECRETS, item) is not None:
                 unknown.append(item)
@@ -296,7 +324,7 @@ class Listing:
         items = self._list_all(kind, scope, OUTLINE)
         if any(isinstance(item, Found) for item in items):
             return items  # this server knows no outlines
-        untold = sum(read_outline(item) is None and noted_key(SECRETS, item) is not None for item in items)
+        untold = sum(self._outline(item) is None and noted_key(SECRETS, item) is not None for item in items)
         return items if untold <= _REFETCHED_MAX else self._list_all(kind, scope, WHOLE)
 
     def _list_all(self, kind: Kind, scope: str, accept: str) -> list[Any]:
