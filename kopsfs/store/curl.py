@@ -29,6 +29,8 @@ Done = Callable[[Answer | StoreError], None]
 CONNECT_TIMEOUT_MS: Final = 5_000
 SILENCE_S: Final = 10
 """A transfer that moves no byte for this long is given up."""
+STORED_BYTES_S: Final = 1 << 20
+"""So much longer may be silent who has been sent a body: it stores before it answers (40 MB took Azurite over 10 s)."""
 READ_SIZE: Final = 128 * 1024
 WRITE_SIZE: Final = 256 * 1024
 CA_VARIABLES: Final = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -196,6 +198,7 @@ class Slot:
             # Without a seek function libcurl cannot send the body twice behind our back.
             easy.setopt(pycurl.READFUNCTION, self.reader(read) if isinstance(body, io.IOBase) else read)
             easy.setopt(pycurl.INFILESIZE_LARGE, request.body_size)
+            easy.setopt(pycurl.LOW_SPEED_TIME, SILENCE_S + request.body_size // STORED_BYTES_S)
         if job.into is not None:
             job.into.seek(0)
             job.into.truncate()

@@ -11,6 +11,7 @@ import io
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -230,6 +231,19 @@ def test_silence_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         wire.unblock()
     engine.close()
     assert isinstance(result, TransientError)
+
+
+def test_a_server_may_take_its_time_to_store_a_large_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curl, "SILENCE_S", 1)
+    engine = Engine(environ={})
+    with Wire(always(OK)) as wire:
+        wire.block()
+        answer = threading.Timer(9.0, wire.unblock)  # libcurl takes the speed over five seconds
+        answer.start()
+        (result,) = run(engine, put(wire.url + "/k", bytes(60 << 20)))
+        answer.join()
+    engine.close()
+    assert body_of(result) == b"ok"
 
 
 def test_a_url_that_cannot_be_sent_is_no_transient_error(engine: Engine) -> None:
