@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import ipaddress
 import logging
 import os
 import ssl
@@ -285,6 +286,10 @@ class Access:
         authorization = str((configuration.api_key or {}).get("BearerToken") or "").strip()
         if authorization.startswith("bearer "):
             authorization = "B" + authorization[1:]
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            authorization = (
+                ""  # a secret in the clear. Source: clientcmd/client_config.go ClientConfig, IsConfigTransportTLS
+            )
         name = str(configuration.tls_server_name or "")
         return Connection(url, authorization, tls, name, proxy, same, due, ends)
 
@@ -305,6 +310,13 @@ def _library() -> Any:
 
 def _configuration() -> Any:
     return importlib.import_module("kubernetes.client").Configuration()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _kubeconfigs(environ: Mapping[str, str]) -> list[Path]:

@@ -338,3 +338,19 @@ def test_what_status_says_holds_no_secret(server: K8sServer, tmp_path: Path, fac
     assert "admin-token" not in text
     assert str(config) in text
     assert server.url in text
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("https://192.0.2.1", True),
+        ("http://192.0.2.1", False),
+        ("http://api.example.com", False),
+        ("http://127.0.0.1:8001", True),
+        ("http://[::1]:8001", True),
+        ("http://localhost:8001", True),
+    ],
+)
+def test_no_token_crosses_a_network_in_the_clear(url: str, sent: bool, server: K8sServer, tmp_path: Path) -> None:
+    config = server.kubeconfig(tmp_path / "config", url=url, token="secret")
+    assert bool(Access("", {"KUBECONFIG": str(config)}).connection().authorization) is sent
