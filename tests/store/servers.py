@@ -340,12 +340,17 @@ def ceph() -> Iterator[S3Server]:
         log = home / "log" / "start.log"
 
         def do(*command: str) -> str:
-            with log.open("ab") as output:
-                ended = subprocess.run(command, cwd=home, stdout=subprocess.PIPE, stderr=output, check=False)
-            if ended.returncode:
-                tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-                pytest.fail(f"{' '.join(command)} ended with {ended.returncode}:\n{tail}")
-            return ended.stdout.decode()
+            deadline = time.monotonic() + START_S
+            while True:
+                with log.open("ab") as output:
+                    ended = subprocess.run(command, cwd=home, stdout=subprocess.PIPE, stderr=output, check=False)
+                if ended.returncode == 0:
+                    return ended.stdout.decode()
+                if time.monotonic() > deadline:
+                    tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+                    pytest.fail(f"{' '.join(command)} ended with {ended.returncode}:\n{tail}")
+                # While it elects itself the monitor refuses with EPERM now and then, and has no way to say when it is done.
+                time.sleep(1.0)
 
         start = ["-c", str(conf), "-f"]
         do("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", f"[v1:127.0.0.1:{mon_port}]", "monmap")
