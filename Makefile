@@ -43,8 +43,14 @@ lint: $(VENV)/.all
 	$(VENV)/bin/flake8-async --enable=ASYNC1,ASYNC2,ASYNC9 $$(git ls-files 'kopsfs/*.py')
 	packaging/lint-documents
 
+# Two at once, for two cores: what waits for mounts and servers, and the rest, whose output comes at the end.
+WAITING := tests/fs tests/fuse tests/store
 test: $(VENV)/.all
-	$(PY) -m pytest
+	@mkdir -p .work; status=0; \
+	$(PY) -m pytest $(WAITING:%=--ignore=%) >.work/test-rest.log 2>&1 </dev/null & rest=$$!; \
+	trap 'kill $$rest 2>/dev/null || true' EXIT; \
+	$(PY) -m pytest $(WAITING) || status=$$?; \
+	wait $$rest || status=$$?; cat .work/test-rest.log; exit $$status
 
 test-store:
 	@[ -n "$(filter $(STORES_KNOWN),$(STORE))" ] || \
