@@ -474,6 +474,8 @@ def test_ctrl_c_ends_it_at_once_and_silently(s3: S3) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # What runs in the background of a shell inherits that SIGINT is ignored.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while not s3.asked().get("list"):
