@@ -18,6 +18,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import Counted
 from tests.fs.test_faults import once
 from tests.fs.test_filesystem_model import INITIAL, Alone, _quiet, alone, common, scratch, slow
 from tests.fs.test_filesystem_shared import Shared, shared
@@ -52,7 +53,9 @@ def test_alone_it_is_a_local_disk_that_becomes_the_store(
 
 
 @rows(remotes.THOROUGH)
-def test_with_others_nothing_is_lost_and_nothing_unseen_replaced(row: Row, request: pytest.FixtureRequest) -> None:
+def test_with_others_nothing_is_lost_and_nothing_unseen_replaced(
+    row: Row, request: pytest.FixtureRequest, counted: Counted
+) -> None:
     unseen: list[str] = []
 
     @few
@@ -68,7 +71,7 @@ def test_with_others_nothing_is_lost_and_nothing_unseen_replaced(row: Row, reque
             run(found.main, seed)
 
     with_others()
-    print(f"{row.name}: {len(unseen)} writes of others replaced in the window, of {EXAMPLES} lives with others")
+    counted(f"{len(unseen)} writes of others replaced in the window, of {EXAMPLES} lives with others")
     assert len(unseen) <= EXAMPLES / 20, unseen
 
 

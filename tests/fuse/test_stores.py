@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Counted
 from tests.fuse import remotes, rivals
 from tests.fuse.conftest import MakeMount
 from tests.fuse.load import Promises
@@ -78,11 +79,13 @@ def test_what_close_promised_survives_kills(remote: Remote, mounted: MakeMount) 
 
 @slow
 @rows(remotes.THOROUGH)
-def test_two_mounts_edit_one_file_two_hundred_times(row: Row, remote: Remote, mounted: MakeMount) -> None:
+def test_two_mounts_edit_one_file_two_hundred_times(
+    row: Row, remote: Remote, mounted: MakeMount, counted: Counted
+) -> None:
     race = rivals.edit(remote, mounted, 200, torn=row.tears)
     race.check()
     told = f"{len(race.accepted)} of 200 accepted, {race.overwritten} of them overwritten unseen, {race.torn} read torn"
-    print(f"{row.name}: {told}")
+    counted(told)
     if row.window:
         # What came in the same instant, and nobody could see: counted, and not the rule.
         assert race.overwritten < len(race.accepted) / 10
@@ -93,7 +96,9 @@ def test_two_mounts_edit_one_file_two_hundred_times(row: Row, remote: Remote, mo
 
 @slow
 @rows([remotes.VERSIONED])
-def test_nothing_was_stored_but_what_was_accepted_or_kept(remote: BucketRemote, mounted: MakeMount) -> None:
+def test_nothing_was_stored_but_what_was_accepted_or_kept(
+    remote: BucketRemote, mounted: MakeMount, counted: Counted
+) -> None:
     """Where the store compares nothing but keeps every version, these show what became of each write."""
     race = rivals.edit(remote, mounted, 100)
     race.check()
@@ -102,7 +107,8 @@ def test_nothing_was_stored_but_what_was_accepted_or_kept(remote: BucketRemote, 
     overwritten = stored - {race.first, *race.accepted}
     kept = {*race.kept(0), *race.kept(1)}
     assert overwritten <= kept, "stored, overwritten, and not in the conflict area"
-    print(f"{len(overwritten)} found by reading back, {race.overwritten} of {len(race.accepted)} overwritten unseen")
+    unseen = f"{race.overwritten} of {len(race.accepted)} overwritten unseen"
+    counted(f"{len(overwritten)} found by reading back, {unseen}")
     assert race.overwritten < len(race.accepted) / 10
 
 
@@ -142,7 +148,9 @@ def failed_checks(mount: Mount, corpus: Path, report: Path, only: str = "") -> t
 
 @slow
 @rows([*remotes.COMPLETE, remotes.K8S, remotes.MEMFS])
-def test_real_programs(row: Row, remote: Remote, mounted: MakeMount, corpus: Path, tmp_path: Path) -> None:
+def test_real_programs(
+    row: Row, remote: Remote, mounted: MakeMount, corpus: Path, tmp_path: Path, counted: Counted
+) -> None:
     """The suite that is kept beside the project: editors, shells, git, rsync, kops's and kubelet's ways with files.
 
     Some of its checks are about seconds, so what fails is asked once more, alone.
@@ -155,7 +163,7 @@ def test_real_programs(row: Row, remote: Remote, mounted: MakeMount, corpus: Pat
     if failed - known:
         again = "|".join(re.escape(name) for name in failed - known)
         failed, _ = failed_checks(mount, corpus, tmp_path / "again.json", f"^(?:{again})$")
-    print(f"{row.name}: {summary}; failed alone, too: {sorted(failed)}")
+    counted(f"{summary}; failed alone, too: {sorted(failed)}")
     assert failed <= known
     assert mount.flush() == 0
     mount.healthy()

@@ -22,6 +22,7 @@ from kopsfs.store.driver import ABSENT, ANY
 from kopsfs.store.swift import SwiftDriver
 from kopsfs.store.swift_credentials import Token, find, find_endpoint
 from kopsfs.store.url import Settings, open_driver, parse
+from tests.conftest import Counted
 from tests.fuse.mounted import Mount
 from tests.store.harness import StoreFace
 from tests.store.servers_swift import SwiftServer, swift
@@ -216,7 +217,7 @@ def test_what_was_written_on_a_mount_stays_listed_while_the_container_lags(
     swift.update()
 
 
-def test_whoever_lost_a_race_to_create_hears_of_it(swift: SwiftServer, face: StoreFace) -> None:
+def test_whoever_lost_a_race_to_create_hears_of_it(swift: SwiftServer, face: StoreFace, counted: Counted) -> None:
     """Swift lets several creators win; each reads back, so at the end at most a few believe it."""
     from tests.store.test_contract import _race
 
@@ -227,7 +228,7 @@ def test_whoever_lost_a_race_to_create_hears_of_it(swift: SwiftServer, face: Sto
         assert all(isinstance(end, ConflictError) for n, end in enumerate(ends) if n not in winners)
         assert int(face.get(f"k{turn}")[1].split()[1]) in winners, "whoever's bytes stay knows that he won"
         believers.append(len(winners))
-    print(f"creators that believe they won, of 8, in 5 rounds: {believers}")
+    counted(f"creators that believe they won, of 8, in 5 rounds: {believers}")
 
 
 def test_a_refused_token_costs_no_request_its_answer(swift: SwiftServer, container: str) -> None:
