@@ -40,7 +40,7 @@ lint: $(VENV)/.all
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/flake8-async --enable=ASYNC1,ASYNC2,ASYNC9 $$(git ls-files 'kopsfs/*.py')
+	$(VENV)/bin/flake8-async --enable=ASYNC1,ASYNC2,ASYNC9 $$(git grep -lwE 'async|trio' -- 'kopsfs/*.py')
 	packaging/lint-documents
 
 # Two at once, for two cores: what waits for mounts and servers, and the rest, whose output comes at the end.
