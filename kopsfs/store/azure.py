@@ -65,13 +65,11 @@ _ECHO: Final = "x-ms-client-request-id"
 """Sent back by the service as it came, so that an answer tells what was asked."""
 
 
-def open_driver(location: Location, settings: Settings) -> AzureDriver:
-    """Open a container. Sends nothing. Raises ConfigError for settings that cannot work."""
-    return AzureDriver(location, settings)
-
-
 class AzureDriver:
-    """One container. `warm_up` and `refresh_credentials` run in a thread beside the rest."""
+    """One container. To open it sends nothing, and raises ConfigError for settings that cannot work.
+
+    `warm_up` and `refresh_credentials` run in a thread beside the rest.
+    """
 
     def __init__(self, location: Location, settings: Settings) -> None:
         self._environ = settings.environ

@@ -85,13 +85,11 @@ _KEPT_HEADERS: Final = {
 _FRAME: Final = "multipart/related; boundary="
 
 
-def open_driver(location: Location, settings: Settings) -> GcsDriver:
-    """Open a bucket. Sends nothing. Raises ConfigError for settings that cannot work."""
-    return GcsDriver(location, settings)
-
-
 class GcsDriver:
-    """One bucket. `warm_up` and `refresh_credentials` run in a thread beside the rest."""
+    """One bucket. To open it sends nothing, and raises ConfigError for settings that cannot work.
+
+    `warm_up` and `refresh_credentials` run in a thread beside the rest.
+    """
 
     def __init__(self, location: Location, settings: Settings, *, origin: str = "") -> None:
         """`origin` stands for storage.googleapis.com and is spoken to with credentials; tests have one."""

@@ -20,7 +20,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import BinaryIO, Final
 
 from kopsfs.errors import TooLargeError
@@ -46,9 +45,6 @@ CONCURRENCY: Final = 32
 
 def open_driver(location: Location, settings: Settings) -> K8sDriver:
     """Open a context. Asks nothing and runs no plugin. Raises ConfigError."""
-    for package in ("kubernetes", "urllib3"):
-        if find_spec(package) is None:
-            raise ModuleNotFoundError(name=package)
     access = Access(location.bucket, settings.environ, ca_file=settings.ca_file)
     return K8sDriver(access, prefix=location.prefix, page_size=settings.page_size)
 

@@ -24,7 +24,6 @@ import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from typing import Any, BinaryIO, Final, cast
 from urllib.parse import quote
 
@@ -105,15 +104,11 @@ _RIGHTS: Final = {
 """What RAM has to allow. Source: Alibaba Cloud "RAM policies for OSS"."""
 
 
-def open_driver(location: Location, settings: Settings) -> OssDriver:
-    """Open a bucket. Sends nothing. Raises ConfigError for settings that cannot work."""
-    if find_spec("alibabacloud_oss_v2") is None:
-        raise ModuleNotFoundError(name="alibabacloud_oss_v2")
-    return OssDriver(location, settings)
-
-
 class OssDriver:
-    """One bucket. `warm_up` and `refresh_credentials` run in a thread beside the rest."""
+    """One bucket. To open it sends nothing, and raises ConfigError for settings that cannot work.
+
+    `warm_up` and `refresh_credentials` run in a thread beside the rest.
+    """
 
     def __init__(
         self,

@@ -76,13 +76,11 @@ _PAGES_MAX: Final = 32
 _AES256: Final = (("x-amz-server-side-encryption", "AES256"),)
 
 
-def open_driver(location: Location, settings: Settings) -> S3Driver:
-    """Open a bucket. Sends nothing. Raises ConfigError for settings that cannot work."""
-    return S3Driver(location, settings)
-
-
 class S3Driver:
-    """One bucket. `warm_up` and `refresh_credentials` run in a thread beside the rest."""
+    """One bucket. To open it sends nothing, and raises ConfigError for settings that cannot work.
+
+    `warm_up` and `refresh_credentials` run in a thread beside the rest.
+    """
 
     def __init__(self, location: Location, settings: Settings) -> None:
         self._bucket = location.bucket

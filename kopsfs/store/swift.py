@@ -23,7 +23,6 @@ import logging
 import re
 import threading
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, BinaryIO, Final, NamedTuple
 from urllib.parse import quote
 
@@ -82,15 +81,11 @@ class Known(NamedTuple):
     """When that state was written, in Unix seconds rounded up, as Last-Modified has it."""
 
 
-def open_driver(location: Location, settings: Settings) -> SwiftDriver:
-    """Open a container. Sends nothing. Raises ConfigError where no login or region is to be found."""
-    if find_spec("keystoneauth1") is None:
-        raise ModuleNotFoundError(name="keystoneauth1")
-    return SwiftDriver(location, settings)
-
-
 class SwiftDriver:
-    """One container. `warm_up` and `refresh_credentials` run in a thread beside the rest."""
+    """One container. To open it sends nothing, and raises ConfigError for settings that cannot work.
+
+    `warm_up` and `refresh_credentials` run in a thread beside the rest.
+    """
 
     def __init__(
         self,

@@ -8,16 +8,17 @@ the path percent-decoded once, query and fragment dropped, the port a part of th
 
 from __future__ import annotations
 
-import importlib
 import ipaddress
 import os
+import pkgutil
 import posixpath
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from kopsfs.errors import ConfigError
 from kopsfs.store.driver import Driver, HttpDriver, Prefix
@@ -72,21 +73,32 @@ class Settings:
     """Unix time in s, by which requests are dated and credentials end; tests have one that jumps."""
 
 
+class _Row(NamedTuple):
+    """How the stores of one scheme are opened."""
+
+    opens: str
+    """`module:callable`, which takes a Location and Settings."""
+    extra: str = ""
+    """What brings its packages; empty: it needs none."""
+    late: tuple[str, ...] = ()
+    """Packages it imports with the first request only; that one is missing is to show before the mount."""
+
+
+_S3: Final = _Row("kopsfs.store.s3:S3Driver", "s3")
 _DRIVERS: Final = {
-    "s3": ("kopsfs.store.s3", "s3"),
-    "do": ("kopsfs.store.s3", "s3"),
-    "scw": ("kopsfs.store.s3", "s3"),
-    "hos": ("kopsfs.store.s3", "s3"),
-    "linode": ("kopsfs.store.s3", "s3"),
-    "gs": ("kopsfs.store.gcs", "gs"),
-    "swift": ("kopsfs.store.swift", "swift"),
-    "oss": ("kopsfs.store.oss", "oss"),
-    "k8s": ("kopsfs.store.k8s", "k8s"),
-    "azureblob": ("kopsfs.store.azure", "azure"),
-    "file": ("kopsfs.store.file", ""),
-    "memfs": ("kopsfs.store.memory", ""),
+    "s3": _S3,
+    "do": _S3,
+    "scw": _S3,
+    "hos": _S3,
+    "linode": _S3,
+    "gs": _Row("kopsfs.store.gcs:GcsDriver", "gs"),
+    "swift": _Row("kopsfs.store.swift:SwiftDriver", "swift", ("keystoneauth1",)),
+    "oss": _Row("kopsfs.store.oss:OssDriver", "oss", ("alibabacloud_oss_v2",)),
+    "k8s": _Row("kopsfs.store.k8s:open_driver", "k8s", ("kubernetes", "urllib3")),
+    "azureblob": _Row("kopsfs.store.azure:AzureDriver", "azure", ("pycurl",)),
+    "file": _Row("kopsfs.store.file:open_driver"),
+    "memfs": _Row("kopsfs.store.memory:open_driver"),
 }
-"""Scheme → module with `open_driver(location, settings)`, and the extra that brings its SDK."""
 
 _INVALID: Final = {
     "s3": ("invalid s3 path: {}", "invalid s3 path: {}"),
@@ -289,14 +301,17 @@ def open_store(url: str, **settings: Any) -> Store:
 
 def open_driver(location: Location, settings: Settings) -> Driver | HttpDriver:
     """Import the driver of a scheme and open it. Raises ConfigError."""
-    module, extra = _DRIVERS[location.scheme]
+    row = _DRIVERS[location.scheme]
     try:
-        opened = importlib.import_module(module).open_driver(location, settings)
+        for package in row.late:
+            if find_spec(package) is None:
+                raise ModuleNotFoundError(name=package)
+        opened = pkgutil.resolve_name(row.opens)(location, settings)
     except ImportError as error:
-        if not extra:
+        if not row.extra:
             raise
         raise ConfigError(
-            f"{location.scheme}:// needs {error.name or 'a package'}, which is not there: install kopsfs[{extra}]"
+            f"{location.scheme}:// needs {error.name or 'a package'}, which is not there: install kopsfs[{row.extra}]"
         ) from error
     return cast("Driver | HttpDriver", opened)
 

@@ -450,13 +450,6 @@ def test_store_settles_what_a_page_calls_doubtful() -> None:
         face.close()
 
 
-@pytest.mark.parametrize(("scheme", "module"), [("swift", "keystoneauth1"), ("oss", "alibabacloud_oss_v2")])
-def test_a_missing_package_is_named_before_the_mount(scheme: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"kopsfs.store.{scheme}.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=rf"{scheme}:// needs {module}.*install kopsfs\[{scheme}\]"):
-        open_driver(parse(f"{scheme}://state"), Settings(environ={}))
-
-
 # -- certificates: a cloud with its own authority ---------------------------------------------------------------
 
 

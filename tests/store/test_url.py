@@ -6,6 +6,10 @@ URLs (every accepted one the same, every refused one refused).
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import pytest
 
 from kopsfs.errors import ConfigError
@@ -190,3 +194,29 @@ def test_no_cloud_is_guessed_where_kops_cannot(url: str) -> None:
 def test_an_unknown_setting_is_a_bug_of_the_caller() -> None:
     with pytest.raises(TypeError):
         open_store("memfs://x", colour="blue")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package"),
+    [("swift", "keystoneauth1"), ("oss", "alibabacloud_oss_v2"), ("k8s", "kubernetes"), ("k8s", "urllib3")],
+)
+def test_a_missing_package_is_named_before_the_mount(
+    scheme: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kopsfs.store.url.find_spec", lambda name: None if name == package else find_spec(name))
+    with pytest.raises(ConfigError) as error:
+        open_store(f"{scheme}://state", environ={})
+    assert str(error.value) == f"{scheme}:// needs {package}, which is not there: install kopsfs[{scheme}]"
+
+
+@pytest.mark.parametrize(("scheme", "extra"), [("s3", "s3"), ("gs", "gs"), ("azureblob", "azure")])
+def test_a_driver_that_cannot_be_imported_names_what_is_missing(scheme: str, extra: str) -> None:
+    program = f"""
+import sys
+sys.modules["pycurl"] = None
+from kopsfs.store import open_store
+open_store("{scheme}://account/state", environ={{}})
+"""
+    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    said = f"ConfigError: {scheme}:// needs pycurl, which is not there: install kopsfs[{extra}]"
+    assert ended.stderr.splitlines()[-1].endswith(said)

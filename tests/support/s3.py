@@ -7,7 +7,7 @@ from typing import Any
 
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import Answer, Key, Request
-from kopsfs.store.s3 import S3Driver, open_driver
+from kopsfs.store.s3 import S3Driver
 from kopsfs.store.url import Location, Settings
 
 CUSTOM = {"S3_ENDPOINT": "http://127.0.0.1:9000", "S3_ACCESS_KEY_ID": "AKID", "S3_SECRET_ACCESS_KEY": "hush-hush"}
@@ -17,7 +17,7 @@ KEY = Key("c.example.com/config")
 
 def driver_of(environ: Mapping[str, str], scheme: str = "s3", bucket: str = "state", **settings: Any) -> S3Driver:
     settings.setdefault("sse", "none")
-    return open_driver(Location(scheme=scheme, bucket=bucket), Settings(environ=environ, **settings))
+    return S3Driver(Location(scheme=scheme, bucket=bucket), Settings(environ=environ, **settings))
 
 
 def headers_of(request: Request) -> dict[str, str]:
