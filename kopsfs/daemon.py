@@ -23,6 +23,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,7 @@ from kopsfs.fs.filesystem import Filesystem
 from kopsfs.fs.guard import make_guard
 from kopsfs.fs.journal import Conflict, Journal
 from kopsfs.fs.parts import Parts
-from kopsfs.mounts import clear_dead
+from kopsfs.mounts import clear_dead, detach
 from kopsfs.store import Store, open_store, parse
 from kopsfs.systemd import notify, watchdog_interval_s
 
@@ -276,12 +277,7 @@ class _Daemon:
     async def unmount(self, *, lazy: bool) -> str:
         """Take the mount away; the error text, empty when it worked."""
         self.echo.stop()
-        mountpoint = str(self.config.mountpoint)
-        command = ["umount", "-l", mountpoint] if lazy else ["umount", mountpoint]
-        if os.geteuid() != 0:
-            command = ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
-        done = await trio.run_process(command, check=False, capture_stderr=True)
-        return "" if done.returncode == 0 else done.stderr.decode(errors="replace").strip()
+        return await trio.to_thread.run_sync(partial(detach, self.config.mountpoint, lazy=lazy))
 
     async def _drain(self) -> int:
         """Settle what is owed, within the budget; what is left stays in the journal."""

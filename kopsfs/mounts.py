@@ -119,7 +119,7 @@ def detach(mountpoint: Path, *, lazy: bool) -> str:
     commands = []
     if shutil.which("fusermount3"):
         commands.append(["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(mountpoint)])
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and shutil.which("umount"):
         commands.append(["umount", "-i", *(["-l"] if lazy else []), "--", str(mountpoint)])
     trouble = "neither fusermount3 nor umount can be used here; install fuse3"
     for command in commands:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kopsfs.mounts import mount_at, mounts
+from kopsfs.mounts import detach, mount_at, mounts
 from kopsfs.store.demo import CLUSTER, objects
 
 pytestmark = pytest.mark.fuse
@@ -345,3 +345,8 @@ def test_flush_names_what_is_held_and_gives_up_in_time(bench: Bench) -> None:
     assert done.returncode == 75
     assert "1 write held until you decide" in done.stderr
     assert bench.run("flush", "--timeout=soon", bench.mountpoint).returncode == 78
+
+
+def test_who_cannot_unmount_is_told_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "install fuse3" in detach(tmp_path, lazy=False)
