@@ -34,6 +34,7 @@ from tests.support.serving import (  # noqa: F401 - fixtures of every folder, so
     start_server,
     swift,
 )
+from tests.support.sweeper import sweeps
 
 EXAMPLES = os.environ.get("KOPSFS_TEST_EXAMPLES", "")
 settings.register_profile(
@@ -90,8 +91,9 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _nothing_stays_mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield
     base = tmp_path_factory.getbasetemp().resolve()
+    with sweeps(mounts=base):
+        yield
     left = [mount.mountpoint for mount in mounts() if mount.mountpoint.is_relative_to(base)]
     for mountpoint in reversed(left):
         subprocess.run(["fusermount3", "-uz", str(mountpoint)], check=False, stdin=subprocess.DEVNULL)

@@ -13,10 +13,7 @@ import contextlib
 import logging
 import os
 import random
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,22 +24,12 @@ from hypothesis import strategies as st
 from kopsfs.errors import FsError, StoreError, TimedOutError
 from kopsfs.fs import names
 from tests.support.lives import Life, Machine, run
+from tests.support.sweeper import scratch
 
 DIRECTORIES = ["c", "c/pki", "d"]
 STORED = ["c/config", "c/a", "c/b", "c/pki/x", "d/f"]
 LOCAL = ["c/.config.swp", "c/config~", "d/.hidden"]
 INITIAL = {"c/config": b"config 0", "c/a": b"a 0", "c/pki/x": b"x 0", "d/f": b"f 0"}
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A directory that ends with the example; in memory where the machine has such a place."""
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    path = Path(tempfile.mkdtemp(prefix="kopsfs-test-", dir=base))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +58,17 @@ stored_path = st.sampled_from(STORED)
 any_file = st.sampled_from(STORED + LOCAL)
 serial = st.integers(0, 10**6)
 
+weather = [
+    st.tuples(st.just("sleep"), st.sampled_from([0.0, 0.03, 0.3, 2.0, 30.0])),
+    st.tuples(st.just("outage")),
+    st.tuples(st.just("heal")),
+    st.tuples(
+        st.just("fail"), st.integers(1, 3), st.sampled_from(["put", "delete", "get", "list", "head"]), st.booleans()
+    ),
+    st.tuples(st.just("crash")),
+]
+"""What befalls a mount, alone or not."""
+
 alone = st.one_of(
     st.tuples(st.just("save"), any_file, serial),
     st.tuples(st.just("append"), any_file, serial),
@@ -91,13 +89,7 @@ alone = st.one_of(
     st.tuples(st.just("read"), any_file),
     st.tuples(st.just("compare")),
     st.tuples(st.just("compare")),
-    st.tuples(st.just("sleep"), st.sampled_from([0.0, 0.03, 0.3, 2.0, 30.0])),
-    st.tuples(st.just("outage")),
-    st.tuples(st.just("heal")),
-    st.tuples(
-        st.just("fail"), st.integers(1, 3), st.sampled_from(["put", "delete", "get", "list", "head"]), st.booleans()
-    ),
-    st.tuples(st.just("crash")),
+    *weather,
 )
 
 
@@ -380,11 +372,18 @@ class Alone:
                 raise
 
 
-def run_alone(operations: list[tuple[Any, ...]], seed: int = 0) -> None:
-    with scratch() as directory:
-        machine = Machine(directory, settings={"guard": "off"}, delay=slow(seed))
+@contextlib.contextmanager
+def filled(make: Callable[..., Machine], seed: int, **more: Any) -> Iterator[Machine]:
+    """A machine whose store holds INITIAL, in a directory that ends with the example."""
+    with scratch("model", in_memory=True) as directory:
+        machine = make(directory, settings={"guard": "off"}, delay=slow(seed), **more)
         for key, data in INITIAL.items():
             machine.put(key, data)
+        yield machine
+
+
+def run_alone(operations: list[tuple[Any, ...]], seed: int = 0) -> None:
+    with filled(Machine, seed) as machine:
         run(Alone(machine, operations).main, seed)
         machine.bucket.check()
         assert not [k for _, k in machine.requests() if _ == "put" and Reference().local(k)], "a dropping was uploaded"

@@ -19,7 +19,7 @@ from kopsfs.errors import FsError, StoreError
 from kopsfs.fs import names
 from kopsfs.fs.tree import Change
 from kopsfs.store.driver import ObjectInfo
-from tests.fs.test_filesystem_model import INITIAL, Reference, _quiet, common, scratch, slow, stored_path
+from tests.fs.test_filesystem_model import Reference, _quiet, common, filled, stored_path, weather
 from tests.support.lives import Life, Machine, run
 
 __all__ = ["_quiet"]
@@ -40,13 +40,7 @@ shared = st.one_of(
     st.tuples(st.just("they put"), stored_path),
     st.tuples(st.just("they put"), stored_path),
     st.tuples(st.just("they delete"), stored_path),
-    st.tuples(st.just("sleep"), st.sampled_from([0.0, 0.03, 0.3, 2.0, 30.0])),
-    st.tuples(st.just("outage")),
-    st.tuples(st.just("heal")),
-    st.tuples(
-        st.just("fail"), st.integers(1, 3), st.sampled_from(["put", "delete", "get", "list", "head"]), st.booleans()
-    ),
-    st.tuples(st.just("crash")),
+    *weather,
 )
 
 
@@ -280,10 +274,7 @@ class Shared:
 
 
 def run_shared(operations: list[tuple[Any, ...]], seed: int = 0) -> None:
-    with scratch() as directory:
-        machine = Machine(directory, settings={"guard": "off"}, delay=slow(seed))
-        for key, data in INITIAL.items():
-            machine.put(key, data)
+    with filled(Machine, seed) as machine:
         run(Shared(machine, operations).main, seed)
 
 

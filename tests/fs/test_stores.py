@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Counted
 from tests.fs.test_faults import once
-from tests.fs.test_filesystem_model import INITIAL, Alone, _quiet, alone, common, scratch, slow
+from tests.fs.test_filesystem_model import Alone, _quiet, alone, common, filled, slow
 from tests.fs.test_filesystem_shared import Shared, shared
 from tests.fuse import remotes
 from tests.fuse.remotes import Row, rows
@@ -33,10 +33,10 @@ EXAMPLES = int(os.environ.get("KOPSFS_TEST_EXAMPLES", "60"))
 few = settings(common, max_examples=EXAMPLES)
 
 
-def served(row: Row, request: pytest.FixtureRequest, directory: Path, seed: int = 0, **more: Any) -> ServedMachine:
+def served(directory: Path, *, row: Row, request: pytest.FixtureRequest, **more: Any) -> ServedMachine:
     """A machine with an empty space of the row's store."""
-    remote = row.remote(request, directory)
-    return ServedMachine(directory, settings={"guard": "off"}, delay=slow(seed), remote=remote, **more)
+    options = {"settings": {"guard": "off"}, "delay": slow(0)} | more
+    return ServedMachine(directory, remote=row.remote(request, directory), **options)
 
 
 @rows(remotes.THOROUGH)
@@ -45,10 +45,7 @@ def served(row: Row, request: pytest.FixtureRequest, directory: Path, seed: int 
 def test_alone_it_is_a_local_disk_that_becomes_the_store(
     row: Row, request: pytest.FixtureRequest, operations: list[tuple[Any, ...]], seed: int
 ) -> None:
-    with scratch() as directory:
-        machine = served(row, request, directory, seed)
-        for key, data in INITIAL.items():
-            machine.put(key, data)
+    with filled(served, seed, row=row, request=request) as machine:
         run(Alone(machine, operations).main, seed)
 
 
@@ -61,10 +58,7 @@ def test_with_others_nothing_is_lost_and_nothing_unseen_replaced(
     @few
     @given(st.lists(shared, min_size=1, max_size=40), st.integers(0, 50))
     def with_others(operations: list[tuple[Any, ...]], seed: int) -> None:
-        with scratch() as directory:
-            machine = served(row, request, directory, seed)
-            for key, data in INITIAL.items():
-                machine.put(key, data)
+        with filled(served, seed, row=row, request=request) as machine:
             found = Shared(machine, operations)
             if row.window:
                 found.witness.unseen = unseen
@@ -82,9 +76,8 @@ def test_with_others_nothing_is_lost_and_nothing_unseen_replaced(
 def test_whichever_request_fails_the_end_is_the_same(
     row: Row, times: float, acted: bool, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    assert (
-        all_that_fail(lambda n: once(served(row, request, fresh(tmp_path, n)), n, None, times, acted, crash=False)) > 10
-    )
+    machine = lambda n: served(fresh(tmp_path, n), row=row, request=request)  # noqa: E731
+    assert all_that_fail(lambda n: once(machine(n), n, None, times, acted, crash=False)) > 10
 
 
 @rows([row for row in remotes.THOROUGH if not row.tears])
@@ -92,7 +85,7 @@ def test_whichever_page_of_a_listing_fails_no_name_is_missing(
     row: Row, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Two names a page; s3rver, which answers 500 to a listing that it has to cut, is left out."""
-    machine = lambda n: served(row, request, fresh(tmp_path, n), page_size=2)  # noqa: E731
+    machine = lambda n: served(fresh(tmp_path, n), row=row, request=request, page_size=2)  # noqa: E731
     assert all_that_fail(lambda n: page_fails(machine(n), n)) > 10
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuse.mounted import ROOT, Mount, S3Remote, needs
+from tests.support.sweeper import sweeps
 
 pytestmark = [pytest.mark.fuse, pytest.mark.skipif(os.geteuid() != 0, reason="the tests run as an ordinary user")]
 
@@ -31,7 +32,7 @@ def theirs(s3: S3Remote) -> Iterator[Mount]:
     mode = device.stat().st_mode & 0o777
     device.chmod(0o666)
     try:
-        with tempfile.TemporaryDirectory(prefix="kopsfs-user-") as name:
+        with tempfile.TemporaryDirectory(prefix="kopsfs-user-") as name, sweeps(tree=Path(name)):
             directory = Path(name)
             directory.chmod(0o777)
             path = {"PYTHONPATH": f"{ROOT}:{SITE}", "XDG_RUNTIME_DIR": name}

@@ -24,7 +24,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -43,6 +42,7 @@ from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import Request
 from kopsfs.store.sigv4 import Credentials, Signer
 from tests.bench.s3server import ACCESS_KEY, SECRET_KEY, Server
+from tests.support.sweeper import scratch, sweeps
 
 CACHE = Path(__file__).parent.parent.parent / ".work"
 """Git-ignored; npm packages are kept here from run to run."""
@@ -192,22 +192,10 @@ def wait_for_answer(url: str, process: subprocess.Popen[bytes] | None, log: Path
 
 
 @contextlib.contextmanager
-def scratch(name: str, *, in_memory: bool = False) -> Iterator[Path]:
-    """A directory that ends with the block; `in_memory` where the machine has such a place, and room there."""
-    shared = Path("/dev/shm")
-    fits = in_memory and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 1 << 28
-    directory = Path(tempfile.mkdtemp(prefix=f"kopsfs-{name}-", dir=shared if fits else None))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextlib.contextmanager
 def program(
     command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that runs in its own session until the block ends; all of its children end with it."""
+    """A program that runs in its own session until the block ends or the tests are killed; its children end with it."""
     output: IO[bytes]
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -219,7 +207,8 @@ def program(
             start_new_session=True,
         )
     try:
-        yield process
+        with sweeps(session=process.pid):
+            yield process
     finally:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):

@@ -30,7 +30,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.store.servers import CACHE, apt_get, free_ports, install, program, scratch, wait_for_answer
+from tests.store.servers import CACHE, apt_get, free_ports, install, program, wait_for_answer
+from tests.support.sweeper import scratch
 
 HOME = CACHE / "swift" / "venv"
 PACKAGES = ("swift==2.38.*", "keystone==30.*", "keystonemiddleware", "waitress")
