@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kopsfs import places
 from kopsfs.errors import ConfigError, InputError, KopsfsError
+from kopsfs.mounts import is_dead, mount_of
 
 if TYPE_CHECKING:
     import trio
@@ -305,14 +306,26 @@ def request(path: Path, command: str, /, **arguments: Any) -> Iterator[dict[str,
     raise StuckError(f"the daemon behind {path} went away before it had answered")
 
 
+def gone(mountpoint: Path) -> str:
+    """What a person is told of a mount whose daemon is gone."""
+    return (
+        f"the daemon of {mountpoint} is gone: `kopsfs umount {mountpoint}`, then mount again; "
+        "what it had not uploaded is kept and sent then"
+    )
+
+
 def find(target: str | Path, environ: Mapping[str, str] | None = None, *, uid: int | None = None) -> Path:
     """Find the control socket of a mount: by its mount point, a path below it, or its store's URL.
 
     Raises:
         InputError: no daemon, or several mounts of that store.
+        StuckError: the path lies on a mount whose daemon is gone.
     """
     found = sockets(target, environ, uid=uid)
     if not found:
+        mount = None if "://" in str(target) else mount_of(Path(os.path.realpath(target)))
+        if mount is not None and mount.ours and is_dead(mount.mountpoint):
+            raise StuckError(gone(mount.mountpoint))
         raise InputError(f"no kopsfs daemon serves {target}")
     if len(found) > 1:
         raise InputError(f"{target} is mounted {len(found)} times; name the mount point")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -80,22 +79,13 @@ def _sockets(parsed: argparse.Namespace) -> list[Path]:
         found = control.sockets(None)
         dead = [mount.mountpoint for mount in mounts() if mount.ours and is_dead(mount.mountpoint)]
         for mountpoint in dead:
-            program.complain(_gone(mountpoint))
+            program.complain(control.gone(mountpoint))
         if not found and dead:
             raise control.StuckError("no daemon answers")
         if not found:
             raise InputError("nothing is mounted; `kopsfs mount STORE DIRECTORY` does it")
         return found
-    if "://" not in target and is_dead(Path(os.path.realpath(target))):
-        raise control.StuckError(_gone(Path(target)))
     return [control.find(target)]
-
-
-def _gone(mountpoint: Path) -> str:
-    return (
-        f"the daemon of {mountpoint} is gone: `kopsfs umount {mountpoint}`, then mount again; "
-        "what it had not uploaded is kept and sent then"
-    )
 
 
 _SEVERITY = (0, program.UNREACHABLE, 1, program.BUG)

@@ -48,7 +48,7 @@ def _run(parsed: argparse.Namespace) -> int:
     target = arguments.target_of(parsed)
     try:
         path = control.find(target) if target is not None else arguments.socket_of(parsed)
-    except InputError:
+    except (InputError, control.StuckError):
         mount = None if target is None else _mount_named(target)
         if mount is None:
             raise
