@@ -108,6 +108,11 @@ class Commands:
             "uploaded": parts.writeback.uploaded,
             "cache": {"objects": len(parts.content.cache.index), "bytes": parts.content.cache.bytes},
             "memory_bytes": parts.content.memory_bytes,
+            "prefetch": {
+                "mode": self.config.prefetch,
+                "objects": parts.content.ahead_objects,
+                "bytes": parts.content.ahead_bytes,
+            },
             "capabilities": {
                 "create_only": store.capabilities.create_only,
                 "replace_if": store.capabilities.replace_if,

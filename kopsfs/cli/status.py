@@ -194,6 +194,11 @@ def _amounts(status: dict[str, Any]) -> Iterator[str]:
         yield _row("cache", f"{count(cache.get('objects', 0), 'object')}, {size(cache.get('bytes', 0))} on disk")
     if status.get("memory_bytes"):
         yield _row("memory", size(status["memory_bytes"]))
+    ahead = status.get("prefetch") or {}
+    if ahead.get("objects"):
+        yield _row("prefetch", f"{count(ahead['objects'], 'object')}, {size(ahead['bytes'])} before they were asked for")
+    elif ahead.get("mode") == "none":
+        yield _row("prefetch", "off")
     requests = {verb: number for verb, number in (status.get("requests") or {}).items() if number}
     parts = ", ".join(f"{verb} {number:,}" for verb, number in sorted(requests.items(), key=lambda each: -each[1]))
     cost = f"; about ${status['cost_usd']:.4f}" if status.get("cost_usd") else ""

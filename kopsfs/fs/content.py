@@ -183,6 +183,8 @@ class Content:
         self.request_budget_s = request_budget_s
         self.cache = cache
         self.memory_bytes = 0
+        self.ahead_objects = self.ahead_bytes = 0
+        """What was fetched before anybody asked for it, since the mount."""
         self.memory_size_bytes = memory_size_bytes
         self.on_newer: Callable[[ObjectInfo, int], None] = lambda _info, _asked: None
         """Told when a GET ahead of readers brought another version than believed, and the number of that question."""
@@ -320,6 +322,8 @@ class Content:
             if info is not None and data is not None:
                 if newest:
                     self._keep(info, data)
+                    self.ahead_objects += 1
+                    self.ahead_bytes += len(data)
                     version, asked = believed[key]
                     if version != info.version:
                         self.on_newer(info, asked)

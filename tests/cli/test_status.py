@@ -31,6 +31,7 @@ STATUS: dict[str, Any] = {
     "cost_usd": 0.00042,
     "cache": {"objects": 840, "bytes": 16 << 20},
     "memory_bytes": 3 << 20,
+    "prefetch": {"mode": "auto", "objects": 700, "bytes": 14 << 20},
     "capabilities": {"create_only": "atomic", "replace_if": "atomic", "delete_if": "check-then-put"},
     "files": 840,
     "directories": 1,
@@ -50,9 +51,15 @@ def test_all_is_well() -> None:
         "  tree         840 files in 1 directory",
         "  cache        840 objects, 16.0 MiB on disk",
         "  memory       3.0 MiB",
+        "  prefetch     700 objects, 14.0 MiB before they were asked for",
         "  requests     855 since the mount (get 840, list 12, put 3); about $0.0004",
         "  conditions   create atomic, replace atomic, delete check-then-put",
     ]
+
+
+def test_it_is_said_where_nothing_is_fetched_ahead() -> None:
+    assert "  prefetch     off" in text(prefetch={"mode": "none", "objects": 0, "bytes": 0})
+    assert not any("prefetch" in line for line in text(prefetch={"mode": "auto", "objects": 0, "bytes": 0}))
 
 
 @pytest.mark.parametrize(

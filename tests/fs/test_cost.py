@@ -94,6 +94,8 @@ def test_a_cold_find_of_840_keys_is_one_listing(ten: Machine) -> None:
 def test_reading_everything_is_one_get_per_file(ten: Machine, prefetch: str) -> None:
     async def body(life: Life) -> None:
         assert len(await life.files()) == 840
+        content = life.parts.content
+        assert (content.ahead_objects > 0) == (content.ahead_bytes > 0) == (prefetch != "none")
 
     cost = budget(ten, body, prefetch=prefetch)
     assert cost["get"] == 840
