@@ -196,7 +196,9 @@ def _amounts(status: dict[str, Any]) -> Iterator[str]:
         yield _row("memory", size(status["memory_bytes"]))
     ahead = status.get("prefetch") or {}
     if ahead.get("objects"):
-        yield _row("prefetch", f"{count(ahead['objects'], 'object')}, {size(ahead['bytes'])} before they were asked for")
+        yield _row(
+            "prefetch", f"{count(ahead['objects'], 'object')}, {size(ahead['bytes'])} before they were asked for"
+        )
     elif ahead.get("mode") == "none":
         yield _row("prefetch", "off")
     requests = {verb: number for verb, number in (status.get("requests") or {}).items() if number}
