@@ -205,9 +205,7 @@ class _Daemon:
         self.echo = Echo(self.parts.tree, config.mountpoint, self.notifier.forget_entry)
         self.notifier.on_change = self.echo.announce
         self.operations = fuse.Operations(self.fs, self.echo, request_budget_s=config.request_budget_s)
-        clear_dead(config.mountpoint)
-        fuse.mount(self.operations, config.mountpoint, source=config.state, allow_other=config.allow_other)
-        self.mounted = True
+        self._mount()
         try:
             if not warm:
                 with trio.move_on_after(config.request_budget_s) as timer:
@@ -248,6 +246,18 @@ class _Daemon:
         with trio.move_on_after(1):
             await commands.idle.wait()  # whoever asked for the unmount is told how it ended
         return status
+
+    def _mount(self) -> None:
+        config = self.config
+        clear_dead(config.mountpoint)
+        try:
+            fuse.mount(self.operations, config.mountpoint, source=config.state, allow_other=config.allow_other)
+        except RuntimeError as error:  # libfuse has said why on stderr
+            raise ConfigError(
+                f"{config.mountpoint} cannot be mounted on ({error}): see above why; "
+                "in a container it takes the capability SYS_ADMIN"
+            ) from error
+        self.mounted = True
 
     def _last_error(self) -> str:
         return self.parts.store.health.last_error or "no answer"

@@ -73,6 +73,8 @@ def check_mountpoint(mountpoint: Path) -> str:
         raise InputError(f"{mountpoint} does not exist; mkdir -p {mountpoint}") from None
     except OSError as error:
         raise InputError(f"{mountpoint} cannot be mounted on: {error.strerror}") from None
+    if os.geteuid() != 0 and not os.access(mountpoint, os.W_OK):  # Source: fusermount3 asks for it, check_perm
+        raise InputError(f"{mountpoint} may not be written by this user, and so not mounted on; take one of your own")
     if first is not None:
         raise InputError(f"{mountpoint} is not empty (it has {first.name!r}); mount on an empty directory")
     return ""

@@ -30,11 +30,12 @@ class Bench:
         self.mountpoint.mkdir()
         (self.store / "a").write_text("a\n")
         self.url = f"file://{self.store}"
+        self.before: list[str] = []
 
     def run(self, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("KOPS")}
         return subprocess.run(
-            [sys.executable, "-m", "kopsfs", *map(str, words)],
+            [*self.before, sys.executable, "-m", "kopsfs", *map(str, words)],
             capture_output=True,
             text=True,
             env=clean
@@ -175,6 +176,18 @@ def test_a_dead_mount_can_be_unmounted(bench: Bench) -> None:
     assert done.returncode == 0
     assert "no daemon answered" in done.stderr
     assert mount_at(bench.mountpoint) is None
+
+
+def test_who_may_not_mount_there_is_told_so(bench: Bench) -> None:
+    if os.geteuid() == 0:
+        bench.before = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+        status, words = 78, "SYS_ADMIN"
+    else:
+        bench.mountpoint.chmod(0o555)
+        status, words = 66, "may not be written by this user"
+    done = bench.mount()
+    assert done.returncode == status
+    assert words in done.stderr
 
 
 def test_a_busy_mount_is_not_torn_away_unless_lazily(bench: Bench) -> None:
