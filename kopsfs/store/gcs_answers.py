@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from kopsfs.errors import (
@@ -25,7 +24,7 @@ from kopsfs.errors import (
     TransientError,
 )
 from kopsfs.store.driver import Answer, Key, ObjectInfo, Page, Prefix, Version
-from kopsfs.store.rest import http_date_ns, iso_date_s, kind_of, made
+from kopsfs.store.rest import http_date_ns, iso_date_s, kind_of, made, page_in_order
 
 FIELDS: Final = "name,generation,size,timeCreated,md5Hash"
 """What is asked of an object; nothing else is sent back."""
@@ -140,17 +139,12 @@ def page_of(prefix: Prefix, answer: Answer) -> Page:
     row = document("list", prefix, answer)
     try:
         objects = [_object(item) for item in row.get("items", ())]
-        groups = sorted(Prefix(group) for group in row.get("prefixes", ()))
-        token = row.get("nextPageToken") or None
+        page = page_in_order(objects, row.get("prefixes", ()), row.get("nextPageToken") or None)
     except (KeyError, ValueError, TypeError) as error:
         raise TransientError("list", prefix, f"the answer is not a listing of GCS: {error!r}") from error
     if "error" in row:
         raise TransientError("list", prefix, f"the answer is not a listing of GCS: {fault(answer).detail}")
-    objects.sort(key=_by_key)
-    return Page(objects, groups, token)
-
-
-_by_key = attrgetter("key")
+    return page
 
 
 def _hex(md5: str) -> str | None:

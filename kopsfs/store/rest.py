@@ -9,8 +9,10 @@ from __future__ import annotations
 import calendar
 import functools
 import hashlib
+from collections.abc import Iterable
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from operator import attrgetter
 from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote
 
@@ -26,7 +28,7 @@ from kopsfs.errors import (
     TransientError,
     UnsupportedError,
 )
-from kopsfs.store.driver import Answer, Version
+from kopsfs.store.driver import Answer, ObjectInfo, Page, Prefix, Version
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -130,6 +132,15 @@ def version_of(etag: str) -> Version:
     if len(etag) >= 2 and etag[0] == etag[-1] == '"':
         return Version(etag[1:-1])
     return Version(etag)
+
+
+def page_in_order(objects: list[ObjectInfo], groups: Iterable[str], token: str | None) -> Page:
+    """Make a page, in the order that the contract wants and not every server keeps."""
+    objects.sort(key=_by_key)
+    return Page(objects, sorted(map(Prefix, groups)), token)
+
+
+_by_key = attrgetter("key")
 
 
 def skew_of(answer: Answer, now: float, known_s: float) -> float | None:

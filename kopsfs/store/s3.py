@@ -45,13 +45,13 @@ from kopsfs.store.s3_answers import (
     advice,
     error_of,
     fault,
-    flat,
     page_of,
 )
 from kopsfs.store.s3_credentials import DEFAULT_REGION, Found
 from kopsfs.store.s3_site import QUIRKS, Site, aws_site, custom_site, region_of_endpoint, region_of_instance
 from kopsfs.store.sigv4 import EMPTY_SHA256, UNSIGNED, Credentials, Signer
 from kopsfs.store.url import Location, Settings
+from kopsfs.store.xml_answers import flat
 
 log = logging.getLogger(__name__)
 

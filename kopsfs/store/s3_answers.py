@@ -1,12 +1,11 @@
 """What does an answer of S3 mean?
 
-Pure functions from bytes and headers to values and errors: listings by expat, the one table from S3's error codes to our
+Pure functions from bytes and headers to values and errors: listings, the one table from S3's error codes to our
 closed tree, and what a person can do about an error. Act on codes and statuses, never on messages.
 """
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Final, NamedTuple
 from urllib.parse import unquote, unquote_plus
 from xml.parsers import expat
@@ -24,7 +23,8 @@ from kopsfs.errors import (
     UnsupportedError,
 )
 from kopsfs.store.driver import Answer, Key, ObjectInfo, Page, Prefix
-from kopsfs.store.rest import iso_date_s, kind_of, made, version_of
+from kopsfs.store.rest import iso_date_s, kind_of, made, page_in_order, version_of
+from kopsfs.store.xml_answers import flat, listing_of
 
 
 class Fault(NamedTuple):
@@ -97,12 +97,7 @@ _CONDITIONS: Final = frozenset({"if-match", "if-none-match"})
 
 def fault(answer: Answer) -> Fault:
     """Read an error answer; whatever is not an S3 error document has no code."""
-    fields: dict[str, str] = {}
-    if answer.body.lstrip()[:1] == b"<":
-        try:
-            fields = _flat(answer.body)
-        except expat.ExpatError:
-            fields = {}
+    fields = flat(answer.body)
     code = fields.get("Code", "")
     words = [str(answer.status), code, fields.get("Message", "")]
     if not code and (location := answer.headers.get("location")):
@@ -142,111 +137,34 @@ def error_of(op: str, key: str, answer: Answer, found: Fault) -> StoreError:
     return made(kind or kind_of(status), op, key, detail, answer)
 
 
-def _flat(document: bytes) -> dict[str, str]:
-    """Give the text of each element by name, nested ones too, the last of a name."""
-    fields: dict[str, str] = {}
-    pieces: list[str] = []
-
-    def start(_name: str, _attributes: object) -> None:
-        pieces.clear()
-
-    def end(name: str) -> None:
-        fields[name] = "".join(pieces)
-        pieces.clear()
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = pieces.append
-    parser.Parse(document, True)
-    return fields
-
-
-def flat(document: bytes) -> dict[str, str]:
-    """Give the text of each element of a small document by name; {} if it is not XML."""
-    try:
-        return _flat(document)
-    except expat.ExpatError:
-        return {}
-
-
-class _Listing:
-    """expat's handlers for one ListBucketResult; elements may come in any order."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str, str]] = []
-        self.groups: list[str] = []
-        self.top: dict[str, str] = {}
-        self._row: dict[str, str] | None = None
-        self._in_group = False
-        self._pieces: list[str] = []
-        self._root = ""
-        parser = self._parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._pieces.append
-
-    def parse(self, document: bytes) -> None:
-        self._parser.Parse(document, True)
-        if self._root != "ListBucketResult":
-            raise ValueError(f"a <{self._root}> document")
-
-    def _start(self, name: str, _attributes: object) -> None:
-        self._pieces.clear()
-        if name == "Contents":
-            self._row = {}
-        elif name == "CommonPrefixes":
-            self._in_group = True
-        elif not self._root:
-            self._root = name
-
-    def _end(self, name: str) -> None:
-        pieces = self._pieces
-        text = pieces[0] if len(pieces) == 1 else "".join(pieces)
-        pieces.clear()
-        row = self._row
-        if row is not None:
-            if name == "Contents":
-                self.rows.append((row["Key"], row["ETag"], row["Size"], row.get("LastModified", "")))
-                self._row = None
-            else:
-                row[name] = text
-        elif name == "CommonPrefixes":
-            self._in_group = False
-        elif not self._in_group:
-            self.top[name] = text
-        elif name == "Prefix":
-            self.groups.append(text)
-
-
-_by_key = attrgetter("key")
-
-
 def page_of(prefix: Prefix, answer: Answer, *, plus: bool = True) -> Page:
     """Read one page. Raises TransientError for anything that is not a whole listing. CPU: about 6 us a key.
 
     `plus`: in an encoded name `+` stands for a space (S3), and not for itself (OSS).
     """
-    listing = _Listing()
     try:
-        listing.parse(answer.body)
-        encoded = listing.top.get("EncodingType") == "url"
+        rows, groups, top = listing_of(
+            answer.body, "ListBucketResult", row="Contents", group="CommonPrefixes", member="Prefix"
+        )
+        encoded = top.get("EncodingType") == "url"
         plain = (_unquoted if plus else unquote) if encoded else str
         objects = [
-            ObjectInfo(Key(plain(name)), version_of(etag), int(size), iso_date_s(modified[:19]) * 1_000_000_000)
-            for name, etag, size, modified in listing.rows
+            ObjectInfo(
+                Key(plain(row["Key"])),
+                version_of(row["ETag"]),
+                int(row["Size"]),
+                iso_date_s(row.get("LastModified", "")[:19]) * 1_000_000_000,
+            )
+            for row in rows
         ]
     except (expat.ExpatError, ValueError, KeyError) as exc:
         raise TransientError("list", prefix, f"the answer is not a listing of S3: {exc}") from exc
-    objects.sort(key=_by_key)
     token = None
-    if listing.top.get("IsTruncated") == "true":
-        token = listing.top.get("NextContinuationToken") or None
+    if top.get("IsTruncated") == "true":
+        token = top.get("NextContinuationToken") or None
         if token is None:
             raise TransientError("list", prefix, "the listing goes on but says not where")
-    return Page(objects, sorted(Prefix(plain(group)) for group in listing.groups), token)
+    return page_in_order(objects, map(plain, groups), token)
 
 
 def _unquoted(text: str) -> str:
