@@ -291,7 +291,7 @@ def state_store(flag: str | None, environ: Mapping[str, str], home: Path, own_fi
         url = url.removesuffix("/")
     if found is None or not url:
         raise ConfigError("\n".join((*warnings, STATE_STORE_REQUIRED)))
-    return StateStore(_without_userinfo(url), found.origin, warnings)
+    return StateStore(_absolute(_without_userinfo(url)), found.origin, warnings)
 
 
 def _without_userinfo(url: str) -> str:
@@ -301,6 +301,14 @@ def _without_userinfo(url: str) -> str:
         return url
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _absolute(url: str) -> str:
+    """Name a directory by its whole path: the daemon works in `/`, and what it keeps is named after the URL."""
+    path = url.removeprefix("file://")
+    if path.startswith("/") or "://" in path:
+        return url
+    return f"{url.removesuffix(path)}{os.path.realpath(path)}"
 
 
 # -- reading the sources ---------------------------------------------------------------------------
@@ -423,7 +431,7 @@ def load(
             raise
         store = StateStore("", "nobody said")
     if named and own_file and store.origin in {"KOPS_STATE_STORE", "KOPSFS_STATE"}:
-        mine = _without_userinfo(own_file.url.removesuffix("/"))
+        mine = _absolute(_without_userinfo(own_file.url.removesuffix("/")))
         if mine != store.url:
             raise ConfigError(
                 f"{own_file.origin} says state = {mine}, and {store.origin} says {store.url}: "

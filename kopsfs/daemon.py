@@ -52,8 +52,8 @@ EX_LEFT: Final = 75
 HANDOVER_S: Final = 10.0
 
 
-def run(config: Config, ready: Callable[[], None]) -> int:
-    """Mount and serve until unmounted; `ready` is called when the root directory answers.
+def run(config: Config, ready: Callable[[str], None]) -> int:
+    """Mount and serve until unmounted; `ready` is called when the root directory answers, with what a person should know.
 
     Returns the exit status. Raises KopsfsError where it cannot be mounted.
     """
@@ -124,7 +124,7 @@ def _ask_to_hand_over(socket: Path) -> bool:
 class _Daemon:
     """One mount's life."""
 
-    def __init__(self, config: Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: Config, ready: Callable[[str], None]) -> None:
         self.config = config
         self.ready = ready
         self.notifier = fuse.Notifier()
@@ -227,13 +227,15 @@ class _Daemon:
                 "mounted store=%s mountpoint=%s keys=%d replayed=%d",
                 config.state, config.mountpoint, len(self.parts.tree.stored), replayed,
             )  # fmt: skip
+            note = ""
             if not warm and not self.parts.tree.stored:
-                log.info("nothing is stored below %s: is the prefix right?", config.state)
+                note = f"nothing is stored below {config.state}: is the prefix right?"
+                log.info("%s", note)
             services.start_soon(trio.to_thread.run_sync, fuse.raise_limits, config.mountpoint)
             gc.freeze()  # what was loaded lives as long as the mount: no collection need look at it
             gc.set_threshold(20_000, 20, 50)
             notify("READY=1")
-            self.ready()
+            self.ready(note)
             self.announced = True
             await fuse.serve(self.operations)
         except BaseException:

@@ -72,15 +72,23 @@ def mount(config: Config) -> int:
     note = check_mountpoint(config.mountpoint)
     if note:
         program.complain(note)
-    for directory, what in ((config.state_dir, "state directory"), (config.cache_dir, "cache directory")):
-        places.prepare_directory(directory, what, os.geteuid(), mountpoint=config.mountpoint)
     if config.foreground:
+        _prepare(config)
         _set_up_log(config, daemon=False)
-        return _serve(config, lambda: None)
+        return _serve(config, lambda _note: None)
     return _in_background(config)
 
 
-def _serve(config: Config, ready: Callable[[], None]) -> int:
+def _prepare(config: Config) -> None:
+    """Make the directories, once the URL is one: a mistyped one leaves none behind."""
+    from kopsfs.store import parse
+
+    parse(config.state, config.environ)
+    for directory, what in ((config.state_dir, "state directory"), (config.cache_dir, "cache directory")):
+        places.prepare_directory(directory, what, os.geteuid(), mountpoint=config.mountpoint)
+
+
+def _serve(config: Config, ready: Callable[[str], None]) -> int:
     from kopsfs import daemon
 
     return daemon.run(config, ready)
@@ -98,7 +106,7 @@ def _set_up_log(config: Config, *, daemon: bool) -> None:
 
 
 def _in_background(config: Config) -> int:
-    """Fork; the parent waits for one message, `{}` for ready, or the error to print and its exit status."""
+    """Fork; the parent waits for one message: what to print, if anything, and the exit status where it is an error."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -118,8 +126,8 @@ def _in_background(config: Config) -> int:
         program.complain(f"the daemon died while mounting (status {os.waitstatus_to_exitcode(how)})")
         return program.BUG
     answer = json.loads(message)
-    if "error" in answer:
-        program.complain(answer["error"])
+    if answer["said"]:
+        program.complain(answer["said"])
     return int(answer.get("status", 0))
 
 
@@ -139,18 +147,19 @@ def _be_daemon(config: Config, writing: int) -> int:
             os.write(writing, json.dumps(message).encode() + b"\n")
             os.close(writing)
 
-    def ready() -> None:
-        tell({})
+    def ready(note: str) -> None:
+        tell({"said": note})
         os.dup2(null, 2)
 
     try:
+        _prepare(config)
         _set_up_log(config, daemon=True)
         status = _serve(config, ready)
     except KopsfsError as error:
         status = program.exit_status(error)
-        tell({"error": str(error), "status": status})
+        tell({"said": str(error), "status": status})
     except Exception as error:  # noqa: BLE001 — the parent is waiting for a word
         status = program.BUG
-        tell({"error": f"a bug: {type(error).__name__}: {error}; --foreground --debug shows more", "status": status})
-    tell({"error": "the daemon ended before the root directory answered", "status": status or program.BUG})
+        tell({"said": f"a bug: {type(error).__name__}: {error}; --foreground --debug shows more", "status": status})
+    tell({"said": "the daemon ended before the root directory answered", "status": status or program.BUG})
     return status

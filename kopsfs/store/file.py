@@ -523,5 +523,5 @@ def open_driver(location: Location, settings: Settings) -> FileDriver:
     root = Path(location.bucket).absolute()
     if not root.is_dir():
         reason = "is not a directory" if root.exists() else "does not exist"
-        raise ConfigError(f"{location.url}: {root} {reason}")
+        raise ConfigError(f"{root} {reason}; a state store is a directory, or a URL such as s3://BUCKET")
     return FileDriver(root, page_size=settings.page_size, feed="inotify" if file_feed.sees(root) else "poll")

@@ -47,6 +47,7 @@ class Bench:
             | environ,
             check=False,
             stdin=subprocess.DEVNULL,
+            cwd=self.directory,
             timeout=180,
         )
 
@@ -94,6 +95,23 @@ def test_mount_returns_when_ls_answers_and_umount_when_the_store_has_everything(
     assert (bench.store / "b").read_text() == "b\n"
     assert mount_at(bench.mountpoint) is None
     assert os.listdir(bench.mountpoint) == []
+
+
+def test_a_directory_is_meant_from_where_one_stands(bench: Bench) -> None:
+    assert said(bench.run("mount", "store", bench.mountpoint)) == (0, "", "")
+    assert os.listdir(bench.mountpoint) == ["a"]
+    assert json.loads(bench.run("status", "--json", bench.mountpoint).stdout)["store"] == str(bench.store)
+
+
+def test_a_store_that_is_none_leaves_nothing_behind(bench: Bench) -> None:
+    done = bench.run("mount", "s4://clusters", bench.mountpoint)
+    assert (done.returncode, "s4://clusters" in done.stderr) == (78, True)
+    assert sorted(os.listdir(bench.directory)) == ["mnt", "store"]
+
+
+def test_who_mounts_an_empty_store_is_asked_whether_that_is_meant(bench: Bench) -> None:
+    (bench.store / "a").unlink()
+    assert said(bench.mount()) == (0, "", f"kopsfs: nothing is stored below {bench.url}: is the prefix right?\n")
 
 
 def test_the_mount_table_names_store_and_type(bench: Bench) -> None:
