@@ -416,6 +416,7 @@ class Store:
         error = getattr(result, "error", None)
         if isinstance(error, StoreError):
             error.key = name
+        log.debug("op=%s key=%r ms=%.1f result=%s", call.verb, name, 1e3 * (now - started), error or "done")
         if isinstance(error, TransientError) and self._port.ready():
             if self._belief.failed(started, now, f"{error.op}: {error.detail}"):
                 self._watch_over()

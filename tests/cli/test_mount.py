@@ -114,6 +114,15 @@ def test_who_mounts_an_empty_store_is_asked_whether_that_is_meant(bench: Bench) 
     assert said(bench.mount()) == (0, "", f"kopsfs: nothing is stored below {bench.url}: is the prefix right?\n")
 
 
+def test_debug_shows_every_request(bench: Bench) -> None:
+    bench.mount("--debug", f"--log-file={bench.directory / 'log'}")
+    (bench.mountpoint / "b").write_text("b\n")
+    assert bench.run("umount", bench.mountpoint).returncode == 0
+    log = (bench.directory / "log").read_text()
+    for request in ("op=list key=''", "op=put key='b'"):
+        assert f"DEBUG {request} ms=" in log
+
+
 def test_the_mount_table_names_store_and_type(bench: Bench) -> None:
     bench.mount()
     mount = mount_at(bench.mountpoint)
