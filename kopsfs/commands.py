@@ -187,6 +187,7 @@ class Commands:
             "left": len(left),
             "bytes": sum(i.generation.size for i in left if i.generation is not None),
             "held": len(self.parts.journal) - len(left),
+            "conflicts": len(self.parts.journal.conflicts),
             "store_up": self.parts.store.health.up,
             "last_error": self.parts.store.health.last_error or self.parts.writeback.last_error,
         }

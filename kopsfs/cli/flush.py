@@ -19,8 +19,8 @@ examples:
   kopsfs flush && kops update cluster      nothing that was saved here is missing there
   kopsfs flush s3://clusters.example.com   what an earlier mount left over, even when nothing is mounted now
 
-exit status: 0 the store has everything; 2 usage; 66 no such mount; 75 something is left over, and `kopsfs status` or
-`conflicts` says why
+exit status: 0 the store has everything; 1 edits that lost a race are open; 2 usage; 66 no such mount; 69 store
+unreachable; 75 something is left over, and `kopsfs status` or `conflicts` says why; 78 a TIME that is none
 """
 
 
@@ -57,7 +57,9 @@ def _flush(path: Path, progress: Progress, budget_s: float | None) -> int:
         program.complain(f"{count(left, 'change')} not in the store; kopsfs status says why")
     if progress.held:
         program.complain(f"{count(progress.held, 'write')} held until you decide; kopsfs conflicts")
-    return program.LEFT_OVER if left or progress.held else 0
+    if progress.conflicts:
+        program.complain(f"{count(progress.conflicts, 'edit')} lost a race, and the store has others; kopsfs conflicts")
+    return program.LEFT_OVER if left or progress.held else int(progress.conflicts > 0)
 
 
 def _left_over(parsed: argparse.Namespace) -> config.Config | None:

@@ -82,6 +82,8 @@ class Progress:
         self._shown = 0
         self.held = 0
         """How many writes a guard or a refusal holds, as last reported; they are not in `left`."""
+        self.conflicts = 0
+        """How many edits have lost a race and are not decided, as last reported."""
 
     def follow(
         self, answers: Iterable[dict[str, Any]], *, until: str | None = None, budget_s: float | None = None
@@ -96,6 +98,7 @@ class Progress:
             for answer in answers:
                 left = int(answer.get("left", left))
                 self.held = int(answer.get("held", self.held))
+                self.conflicts = int(answer.get("conflicts", self.conflicts))
                 trouble = "" if answer.get("store_up", True) else str(answer.get("last_error") or "no answer")
                 if self._as_json:
                     print(json.dumps(answer), flush=True)

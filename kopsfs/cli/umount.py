@@ -23,7 +23,7 @@ examples:
   kopsfs umount --lazy /mnt/state          at once, even while files are open; uploads go on in the background
   kopsfs umount s3://clusters.example.com  by store, where it is mounted once
 
-exit status: 0 everything is in the store; 2 usage; 66 no such mount; 75 something is left over (it is kept, and sent by
+exit status: 0 nothing is left to upload; 2 usage; 66 no such mount; 75 something is left over (it is kept, and sent by
 the next mount)
 """
 
@@ -72,6 +72,10 @@ def _run(parsed: argparse.Namespace) -> int:
             f"{count(left, 'change')} could not be uploaded; kept on this machine, and sent by the next mount of the store"
         )
         return program.LEFT_OVER
+    if progress.conflicts:
+        program.complain(
+            f"{count(progress.conflicts, 'edit')} lost a race: kept for the next mount's `kopsfs conflicts`"
+        )
     return 0
 
 

@@ -191,7 +191,7 @@ def make_conflict(remote: Remote, mount: Mount, mine: bytes = b"minSize: 2\n") -
         file.seek(0)
         file.truncate()
         file.write(mine)
-    assert mount.flush() == 0
+    assert mount.flush() == 1
     (conflict,) = mount.conflicts()
     return int(conflict["id"])
 
@@ -205,6 +205,8 @@ def conflicted(s3: S3Remote, mounted: MakeMount) -> Mount:
 
 
 def test_a_conflict_is_listed_and_compared(conflicted: Mount) -> None:
+    flushed = conflicted.run("flush", str(conflicted.path))
+    assert (flushed.returncode, "1 edit lost a race" in flushed.stderr) == (1, True)
     listed = conflicted.run("conflicts", str(conflicted.path))
     assert listed.returncode == 1
     assert "c1/f" in listed.stdout
@@ -213,6 +215,8 @@ def test_a_conflict_is_listed_and_compared(conflicted: Mount) -> None:
     assert shown.returncode == 0
     assert "-minSize: 7 # theirs" in shown.stdout
     assert "+minSize: 2" in shown.stdout
+    left = conflicted.run("umount", str(conflicted.path))
+    assert (left.returncode, "1 edit lost a race" in left.stderr) == (0, True)
 
 
 def test_taking_mine_writes_over_theirs(conflicted: Mount) -> None:
