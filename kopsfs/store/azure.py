@@ -24,7 +24,7 @@ from urllib.parse import quote
 from kopsfs.errors import ConfigError, DeniedError, InvalidKeyError, StoreError, TransientError
 from kopsfs.store import azure_credentials
 from kopsfs.store.azure_answers import REFUSED, Fault, error_of, fault, page_of
-from kopsfs.store.azure_credentials import Found, Signer
+from kopsfs.store.azure_credentials import Signer
 from kopsfs.store.driver import (
     ABSENT,
     ANY,
@@ -38,8 +38,8 @@ from kopsfs.store.driver import (
     Prefix,
     Request,
 )
-from kopsfs.store.renewal import NEVER, renew_at
-from kopsfs.store.rest import Recent, digest_of, http_date_ns, path_of, skew_of, version_of
+from kopsfs.store.renewal import Held
+from kopsfs.store.rest import Kept, digest_of, http_date_ns, path_of, size_of, skew_of, version_of
 from kopsfs.store.url import Location, Settings
 
 log = logging.getLogger(__name__)
@@ -54,13 +54,9 @@ _KEY_BYTES_MAX: Final = 1024
 _SEGMENTS_MAX: Final = 254
 _ODD: Final = re.compile(r"[\x00-\x1f\x7f\\]|\.(?:/|\Z)")
 _PAGE_MAX: Final = 5000
-_KEPT: Final = {
-    "content-type": "x-ms-blob-content-type",
-    "cache-control": "x-ms-blob-cache-control",
-    "content-disposition": "x-ms-blob-content-disposition",
-    "content-encoding": "x-ms-blob-content-encoding",
-    "content-language": "x-ms-blob-content-language",
-}
+_KEPT: Final = frozenset(
+    {"content-type", "cache-control", "content-disposition", "content-encoding", "content-language"}
+)
 _ECHO: Final = "x-ms-client-request-id"
 """Sent back by the service as it came, so that an answer tells what was asked."""
 
@@ -78,13 +74,12 @@ class AzureDriver:
         self._site = azure_credentials.site_of(self._account, self._environ)
         self._path = self._site.path + quote(self._container, safe="")
         self._page_size = min(settings.page_size, _PAGE_MAX)
-        self._keep_metadata = settings.keep_metadata
-        self._metadata: Recent[Key, list[tuple[str, str]]] = Recent()
+        self._kept = Kept(_KEPT, "x-ms-meta-", on=settings.keep_metadata, before="x-ms-blob-")
         self._changing = threading.Lock()
         self._skew_s = 0.0
-        self._found = azure_credentials.key_of(self._account, self._environ)
+        self._held = Held(self._clock, azure_credentials.key_of(self._account, self._environ))
+        self.refresh_due = self._held.due
         self.signing = self._new_signer()
-        self._renew_at = -NEVER if self._found is None else NEVER
         self.capabilities = Capabilities(
             create_only="atomic",
             replace_if="atomic",
@@ -96,7 +91,8 @@ class AzureDriver:
         )
 
     def _new_signer(self) -> Signer:
-        key = b"" if self._found is None else self._found.key
+        found = self._held.found
+        key = b"" if found is None else found.key
         clock, skew_s = self._clock, self._skew_s
         return Signer(self._account, key, lambda: clock() + skew_s)
 
@@ -106,9 +102,6 @@ class AzureDriver:
         """Get a token, unless there is a key. Cost: 0 requests to the store."""
         self.refresh_credentials()
 
-    def refresh_due(self) -> bool:
-        return self._clock() >= self._renew_at
-
     def refresh_credentials(self, *, force: bool = False) -> None:
         """Look for credentials again where they may have changed. Raises DeniedError, TransientError."""
         if not (force or self.refresh_due()):
@@ -117,12 +110,11 @@ class AzureDriver:
             found = azure_credentials.find(self._account, self._environ)
         except ConfigError as error:  # at the start it would have been one; now there is somebody who waits
             raise DeniedError("open", detail=str(error)) from error
-        self._learn(found=found)
-        self._renew_at = renew_at(found.expires, self._clock())
+        self._held.take(found)
+        self._learn()
 
-    def _learn(self, *, found: Found | None = None, skew_s: float | None = None) -> None:
+    def _learn(self, *, skew_s: float | None = None) -> None:
         with self._changing:
-            self._found = found or self._found
             self._skew_s = self._skew_s if skew_s is None else skew_s
             self.signing = self._new_signer()
 
@@ -149,7 +141,7 @@ class AzureDriver:
         condition: tuple[str, str] = ("", ""),
     ) -> Request:
         """Sign a request. `query` is as it is sent and as it is signed, `own` are `x-ms-` headers in any order."""
-        signer, found = self.signing, self._found
+        signer, found = self.signing, self._held.found
         own += [("x-ms-date", signer.date()), ("x-ms-version", VERSION)]
         own.sort()
         if found is not None and found.key:
@@ -177,7 +169,7 @@ class AzureDriver:
         self, key: Key, body: bytes | BinaryIO, size: int, /, *, expected: Expected, form: Form = "quoted"
     ) -> Request:
         path = self._name("put", key)
-        own = [("x-ms-blob-type", "BlockBlob"), *self._metadata.get(key, ())]
+        own = [("x-ms-blob-type", "BlockBlob"), *self._kept.of(key).items()]
         digest = digest_of("md5", body, size)
         md5 = "" if digest is None else b64encode(digest.digest()).decode()
         return self._request("PUT", path, own, body=body, size=size, md5=md5, condition=_condition(expected, form))
@@ -211,14 +203,12 @@ class AzureDriver:
         return self._read("head", key, answer, int(answer.headers.get("content-length", "0")))
 
     def parse_get(self, key: Key, answer: Answer, /) -> ObjectInfo:
-        size = answer.headers.get("content-length")
-        return self._read("get", key, answer, len(answer.body) if size is None else int(size))
+        return self._read("get", key, answer, size_of(answer))
 
     def _read(self, op: str, key: Key, answer: Answer, size: int) -> ObjectInfo:
         if answer.status != 200:
             raise self._failure(op, key, answer)
-        if self._keep_metadata:
-            self._remember(key, answer)
+        self._kept.note(key, answer)
         return self._info(op, key, answer, size)
 
     def _info(self, op: str, key: Key, answer: Answer, size: int) -> ObjectInfo:
@@ -227,12 +217,6 @@ class AzureDriver:
         if not etag or "x-ms-version" not in headers:
             raise TransientError(op, key, "the answer has no ETag or x-ms-version: not Azure?")
         return ObjectInfo(key, version_of(etag), size, http_date_ns(headers.get("last-modified", "")))
-
-    def _remember(self, key: Key, answer: Answer) -> None:
-        """With `--keep-metadata`: what the next PUT of this key has to say again."""
-        kept = [(_KEPT[name], value) for name, value in answer.headers.items() if name in _KEPT]
-        kept += [pair for pair in answer.headers.items() if pair[0].startswith("x-ms-meta-")]
-        self._metadata.note(key, kept)
 
     def parse_put(self, key: Key, size: int, answer: Answer, /) -> ObjectInfo:
         if answer.status != 201:
@@ -268,7 +252,7 @@ class AzureDriver:
 
     def _clock_lesson(self, found: Fault, answer: Answer) -> str:
         """A signature is good for 15 minutes around the server's time: sign by its clock where ours is wrong."""
-        signed = self._found is not None and self._found.key
+        signed = self._held.found is not None and self._held.found.key
         skew_s = skew_of(answer, self._clock(), self._skew_s) if signed and found.status == 403 else None
         if skew_s is None:
             return ""
@@ -279,13 +263,11 @@ class AzureDriver:
 
     def describe(self) -> dict[str, object]:
         """Endpoint, account, container; never a credential."""
-        found = self._found
         return {
             "endpoint": self._site.origin + self._site.path.rstrip("/"),
             "account": self._account,
             "bucket": self._container,
-            "credentials": "not looked for yet" if found is None else found.origin,
-            "credentials_expire": None if found is None else found.expires,
+            **self._held.describe(),
             "clock_skew_s": round(self._skew_s),
         }
 

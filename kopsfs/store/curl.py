@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Final
 
 import pycurl
@@ -85,6 +85,10 @@ class Options:
         http = environ.get("HTTP_PROXY") or environ.get("http_proxy") or ""
         https = environ.get("HTTPS_PROXY") or environ.get("https_proxy") or ""
         return cls(fixed, (http, https))
+
+    def direct(self) -> Options:
+        """The same without a proxy: for metadata services, which are on this machine's own link."""
+        return replace(self, fixed={**self.fixed, pycurl.NOPROXY: "*"}, proxies=("", ""))
 
 
 def _ca_file(environ: Mapping[str, str], ca_file: str) -> str:

@@ -187,7 +187,8 @@ class HttpDriver(Protocol):
     `prepare_*` sign with the credentials of this moment and never touch the network; `parse_*` turn
     an answer into a value or raise `StoreError`. Both are pure but for the clock and are cheap: a
     small GET costs 50-85 us of client CPU, all included. What is rare (region, bucket encryption,
-    credential refresh) is done in `warm_up` and `refresh_credentials`, which block and run in a thread.
+    credential refresh) is done in `warm_up` and `refresh_credentials`, which block and run in a thread,
+    one at a time.
     """
 
     capabilities: Capabilities

@@ -52,7 +52,7 @@ from kopsfs.store.gcs_answers import (
     page_of,
 )
 from kopsfs.store.gcs_credentials import Token
-from kopsfs.store.renewal import NEVER, renew_at
+from kopsfs.store.renewal import Held
 from kopsfs.store.rest import Recent, digest_of, path_of
 from kopsfs.store.url import Location, Settings
 
@@ -98,11 +98,10 @@ class GcsDriver:
         self._bucket = location.bucket
         self._options = Options.read(environ, ca_file=settings.ca_file)
         emulator = "" if origin else environ.get("STORAGE_EMULATOR_HOST", "")
-        self._token: Token | None = None
         universe = environ.get("GOOGLE_CLOUD_UNIVERSE_DOMAIN", "")
-        if emulator:
-            self._token = Token("", "none: STORAGE_EMULATOR_HOST")
-        else:
+        self._held = Held(self._clock, Token("", "none: STORAGE_EMULATOR_HOST") if emulator else None)
+        self.refresh_due = self._held.due
+        if not emulator:
             file = gcs_credentials.file_of(environ)
             universe = universe or ("" if file is None else str(file.fields.get("universe_domain") or ""))
         self._origin = origin or _emulator_origin(emulator) or f"https://storage.{universe or 'googleapis.com'}"
@@ -122,7 +121,6 @@ class GcsDriver:
         self.signing: tuple[str, ...] = ()
         """The headers that say who we are."""
         self._media_headers: tuple[str, ...] = ("Accept-Encoding: gzip",)
-        self._renew_at = -NEVER if self._token is None else NEVER
         # What an emulator keeps is anybody's guess: fake-gcs-server looks at no condition of a DELETE (measured).
         guarantee: Guarantee = "unproven" if emulator else "atomic"
         self.capabilities = Capabilities(
@@ -142,12 +140,10 @@ class GcsDriver:
         """Get a token. Cost: 0 requests to the store."""
         self.refresh_credentials()
 
-    def refresh_due(self) -> bool:
-        return self._clock() >= self._renew_at
-
     def refresh_credentials(self, *, force: bool = False) -> None:
         """Get a new token where the old one ends soon. Raises DeniedError, TransientError."""
-        if not (force or self.refresh_due()) or (self._token is not None and not self._token.value):
+        held = self._held.found
+        if not (force or self.refresh_due()) or (held is not None and not held.value):
             return
         try:
             token = gcs_credentials.find(self._environ, self._options, self._clock)
@@ -156,10 +152,9 @@ class GcsDriver:
         headers = [f"Authorization: Bearer {token.value}"]
         if token.quota_project:
             headers.append(f"x-goog-user-project: {token.quota_project}")
-        self._token = token
+        self._held.take(token, before_s=token.renew_before_s)
         self.signing = tuple(headers)
         self._media_headers = (*headers, "Accept-Encoding: gzip")
-        self._renew_at = renew_at(token.expires, self._clock(), token.renew_before_s)
 
     # -- preparing ------------------------------------------------------------------------------
 
@@ -281,14 +276,13 @@ class GcsDriver:
 
     def describe(self) -> dict[str, object]:
         """Endpoint, bucket, account, ACL; never a credential."""
-        token = self._token
+        token = self._held.found
         return {
             "endpoint": self._origin,
             "bucket": self._bucket,
             "acl": self._acl or ("none: uniform access" if self._uniform else "none"),
-            "credentials": "not looked for yet" if token is None else token.origin,
             "account": None if token is None else token.account or None,
-            "credentials_expire": None if token is None else token.expires,
+            **self._held.describe(),
         }
 
     def close(self) -> None:

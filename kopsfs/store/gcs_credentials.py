@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-import pycurl
-
 from kopsfs.errors import ConfigError, DeniedError, TransientError
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import Answer, Request
@@ -232,7 +230,7 @@ def _skew_s(answer: Answer, clock: Clock) -> float:
 def _of_machine(environ: Mapping[str, str], options: Options, clock: Clock) -> Token:
     """Ask the metadata server; where there is none, there are no credentials at all."""
     given = environ.get("GCE_METADATA_HOST", "")
-    direct = Options({**options.fixed, pycurl.NOPROXY: "*"}, ("", ""))
+    direct = options.direct()
     url = f"http://{given or METADATA_ADDRESS}/computeMetadata/v1/instance/service-accounts/default"
     try:
         answer = _metadata(f"{url}/token?scopes={quote(SCOPE, safe='')}", direct)

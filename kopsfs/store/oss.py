@@ -21,7 +21,6 @@ import base64
 import io
 import logging
 import re
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final, cast
@@ -56,8 +55,8 @@ from kopsfs.store.driver import (
     Request,
 )
 from kopsfs.store.oss_credentials import Instance
-from kopsfs.store.renewal import NEVER, renew_at
-from kopsfs.store.rest import Recent, digest_of, http_date_ns, made, path_of, skew_of, version_of
+from kopsfs.store.renewal import Held
+from kopsfs.store.rest import Kept, digest_of, http_date_ns, made, path_of, size_of, skew_of, version_of
 from kopsfs.store.s3_answers import error_of, fault, page_of
 from kopsfs.store.url import Location, Settings
 
@@ -69,9 +68,16 @@ _CRC64: Final = 0x142F0E1EBA9EA3693
 _MD5: Final = re.compile(r"[0-9A-F]{32}")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _LOCAL: Final = re.compile(r"localhost|[0-9.]+|\[.*\]")
-_KEPT: Final = re.compile(
-    r"(?:content-type|cache-control|content-disposition|content-encoding|content-language|expires|x-oss-storage-class)\Z"
-    r"|x-oss-meta-"
+_KEPT: Final = frozenset(
+    {
+        "content-type",
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "expires",
+        "x-oss-storage-class",
+    }
 )
 _CODES: Final[dict[str, type[StoreError]]] = {
     "FileAlreadyExists": ConflictError,
@@ -126,18 +132,16 @@ class OssDriver:
         self._instance = Instance(
             Options.read(environ, ca_file=settings.ca_file), environ.get("ALIYUN_METADATA_ENDPOINT") or metadata
         )
-        self._found = oss_credentials.from_environment(environ)
+        self._held = Held(self._clock, oss_credentials.from_environment(environ))
+        self.refresh_due = self._held.due
         self._region = oss_credentials.region_given(environ)
         # Any value counts, even `false`: that is what kops makes of it.
         self._internal = bool(environ.get("ALIYUN_OSS_INTERNAL"))
         self._v1 = environ.get("OSS_SIGNATURE_VERSION", "").lower() == "v1"
         self._acl = (settings.acl or "private").strip()
-        self._keep_metadata = settings.keep_metadata
-        self._metadata: Recent[Key, dict[str, str]] = Recent()
+        self._kept = Kept(_KEPT, "x-oss-meta-", on=settings.keep_metadata)
         self._origin = self._base = ""
-        self._changing = threading.Lock()
-        self.signing: object = self._found
-        self._renew_at = -NEVER if self._found is None else NEVER
+        self.signing: object = self._held.found
         self._skew_s = 0.0
         self._sign: Callable[[str, str, str | None, dict[str, str]], list[str]] | None = None
         self._new_crc: Callable[[], Any] | None = None
@@ -187,7 +191,7 @@ class OssDriver:
         signer = SignerV1() if self._v1 else SignerV4()
 
         def sign(method: str, url: str, key: str | None, headers: dict[str, str]) -> list[str]:
-            found = self._found
+            found = self._held.found
             assert found is not None
             request = HttpRequest(method, url, headers=headers)
             credentials = Credentials(found.key_id, found.secret, found.token or None)
@@ -200,18 +204,14 @@ class OssDriver:
         self._new_crc = crcmod.Crc(_CRC64, initCrc=0, rev=True, xorOut=0xFFFFFFFFFFFFFFFF).new
         self._sign = sign
 
-    def refresh_due(self) -> bool:
-        return self._clock() >= self._renew_at
-
     def refresh_credentials(self, *, force: bool = False) -> None:
         """Look for credentials again where they end soon. Raises TransientError, ConfigError."""
-        with self._changing:
-            if not (force or self.refresh_due()):
-                return
-            now = self._clock() + self._skew_s
-            found = oss_credentials.from_environment(self._environ) or self._instance.credentials(now)
-            self._found = self.signing = found
-            self._renew_at = renew_at(found.expires, now) - self._skew_s
+        if not (force or self.refresh_due()):
+            return
+        found = oss_credentials.from_environment(self._environ)
+        found = found or self._instance.credentials(self._clock() + self._skew_s)
+        self._held.take(found, skew_s=self._skew_s)
+        self.signing = found
 
     # -- preparing ------------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class OssDriver:
     ) -> Request:
         """A version as `expected` changes nothing: OSS rejects `If-Match` on PUT, and `Store` has looked before."""
         del form
-        headers = {"content-type": "application/octet-stream", **self._metadata.get(key, {})}
+        headers = {"content-type": "application/octet-stream", **self._kept.of(key)}
         headers["x-oss-object-acl"] = self._acl
         if expected is ABSENT:
             headers["x-oss-forbid-overwrite"] = "true"
@@ -278,19 +278,18 @@ class OssDriver:
     def parse_head(self, key: Key, answer: Answer, /) -> ObjectInfo:
         if answer.status != 200:
             raise self._failure("head", key, answer)
-        self._keep(key, answer)
+        self._kept.note(key, answer)
         return _info("head", key, answer, int(answer.headers.get("content-length", "0")))
 
     def parse_get(self, key: Key, answer: Answer, /) -> ObjectInfo:
         if answer.status != 200:
             raise self._failure("get", key, answer)
-        length = answer.headers.get("content-length")
-        info = _info("get", key, answer, len(answer.body) if length is None else int(length))
+        info = _info("get", key, answer, size_of(answer))
         if info.size == len(answer.body) and self._new_crc is not None:
             digest = self._new_crc()
             digest.update(answer.body)
             self.check_digest(key, answer, digest)
-        self._keep(key, answer)
+        self._kept.note(key, answer)
         return info
 
     def new_digest(self) -> Any:
@@ -328,12 +327,6 @@ class OssDriver:
         self._versioned = "x-oss-version-id" in answer.headers
         return self._versioned
 
-    def _keep(self, key: Key, answer: Answer) -> None:
-        """With `--keep-metadata`: what the next PUT of this key has to say again."""
-        if self._keep_metadata:
-            pairs = answer.headers.items()
-            self._metadata.note(key, {name: value for name, value in pairs if _KEPT.match(name)})
-
     # -- errors ----------------------------------------------------------------------------------
 
     def _failure(self, op: str, key: str, answer: Answer) -> StoreError:
@@ -353,7 +346,7 @@ class OssDriver:
         elif found.status == 403 and found.code in {"AccessDenied", ""} and op in _RIGHTS:
             detail += f": allow {_RIGHTS[op]} on {self._bucket}"
         # Of a key pair that does not end they say that it was never good.
-        ended = found.code in _EXPIRED and self._found is not None and self._found.token
+        ended = found.code in _EXPIRED and self._held.found is not None and self._held.found.token
         kind = RefusedError if ended else _CODES.get(found.code)
         if kind is None:
             return error_of(op, key, answer, found._replace(detail=detail))
@@ -369,7 +362,6 @@ class OssDriver:
 
     def describe(self) -> dict[str, object]:
         """Endpoint, region, bucket, versioning seen, where credentials came from; never one of them."""
-        found = self._found
         where = {"endpoint": self._origin} if self._origin else {}
         return {
             **where,
@@ -379,8 +371,7 @@ class OssDriver:
             "acl": self._acl,
             "signature": "v1" if self._v1 else "v4",
             "versioned": self._versioned,
-            "credentials": "not looked for yet" if found is None else found.origin,
-            "credentials_expire": None if found is None else found.expires,
+            **self._held.describe(),
             "clock_skew_s": round(self._skew_s),
         }
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import outcome
 import trio
@@ -44,6 +44,50 @@ def renew_at(expires: float | None, now: float, before_s: float = RENEW_BEFORE_S
         return NEVER
     left_s = expires - now
     return expires - min(before_s, left_s / 2) if left_s > 0 else now + RENEW_BEFORE_S
+
+
+class Proof(Protocol):
+    """What a driver signs with."""
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for people."""
+        ...
+
+    @property
+    def expires(self) -> float | None:
+        """Unix time in s; None: never, as far as anyone knows."""
+        ...
+
+
+P = TypeVar("P", bound=Proof)
+
+
+class Held(Generic[P]):
+    """The credentials a driver has, and when it is due to get others. What is due goes by the driver's own clock."""
+
+    def __init__(self, clock: Callable[[], float], found: P | None = None) -> None:
+        """`found`: what stands written down and does not end; None: they have to be looked for."""
+        self.found = found
+        self._clock = clock
+        self._renew_at = -NEVER if found is None else NEVER
+
+    def due(self) -> bool:
+        """Whether others are to be got."""
+        return self._clock() >= self._renew_at
+
+    def take(self, found: P, *, skew_s: float = 0.0, before_s: float = RENEW_BEFORE_S) -> None:
+        """Take over what was found; their end is by a clock that is `skew_s` ahead."""
+        self.found = found
+        self._renew_at = renew_at(found.expires, self._clock() + skew_s, before_s) - skew_s
+
+    def describe(self) -> dict[str, object]:
+        """For `status`."""
+        found = self.found
+        return {
+            "credentials": "not looked for yet" if found is None else found.origin,
+            "credentials_expire": None if found is None else found.expires,
+        }
 
 
 class Renewal:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import calendar
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from operator import attrgetter
@@ -53,6 +53,34 @@ class Recent(dict[K, V]):
         self[key] = value
         if len(self) > self._most:
             del self[next(iter(self))]
+
+
+class Kept:
+    """With `--keep-metadata`: headers of the answers about a key, which its next PUT has to say again."""
+
+    def __init__(self, names: Collection[str], own: str, *, on: bool, before: str = "") -> None:
+        """`own` is how names begin that users made up; of `names` a PUT says each with `before` before it."""
+        self._names = names
+        self._own = own
+        self._on = on
+        self._before = before
+        self._recent: Recent[str, dict[str, str]] = Recent()
+
+    def note(self, key: str, answer: Answer) -> None:
+        """Take over what an answer to a HEAD or GET says."""
+        if not self._on:
+            return
+        kept = {}
+        for name, value in answer.headers.items():
+            if name in self._names:
+                kept[self._before + name] = value
+            elif name.startswith(self._own):
+                kept[name] = value
+        self._recent.note(key, kept)
+
+    def of(self, key: str) -> Mapping[str, str]:
+        """Give what was noted; it stays, because a PUT may be sent more than once."""
+        return self._recent.get(key, {})
 
 
 # -- asking ----------------------------------------------------------------------------------------
@@ -125,6 +153,12 @@ def retry_after(answer: Answer) -> float:
     """Seconds that the server asks us to wait; 0 where it does not."""
     text = answer.headers.get("retry-after", "")
     return float(text) if text.isdigit() else 0.0
+
+
+def size_of(answer: Answer) -> int:
+    """Of the body in bytes; of one that went into a file only the headers say it."""
+    size = answer.headers.get("content-length")
+    return len(answer.body) if size is None else int(size)
 
 
 def version_of(etag: str) -> Version:

@@ -37,8 +37,8 @@ from kopsfs.store.driver import (
     Prefix,
     Request,
 )
-from kopsfs.store.renewal import NEVER, renew_at
-from kopsfs.store.rest import Recent, digest_of, http_date_ns, path_of, skew_of, version_of
+from kopsfs.store.renewal import Held
+from kopsfs.store.rest import Kept, Recent, digest_of, http_date_ns, path_of, size_of, skew_of, version_of
 from kopsfs.store.s3_answers import (
     WRONG_REGION,
     Fault,
@@ -92,18 +92,18 @@ class S3Driver:
         wanted = _sse_headers(settings.sse)
         self._sse = () if wanted is None and not QUIRKS[self._scheme].sse else wanted
         """Header pairs for a PUT; None: the bucket has to be asked first."""
-        self._keep_metadata = settings.keep_metadata
-        self._metadata: Recent[Key, list[tuple[str, str]]] = Recent()
+        self._kept = Kept(_KEPT, "x-amz-meta-", on=settings.keep_metadata)
         self._pages: Recent[bytes, Page] = Recent(_PAGES_MAX)
         """Listings by the digest of their bytes."""
         self._options = Options.read(self._environ, ca_file=settings.ca_file)
         self._endpoint = self._environ.get("S3_ENDPOINT", "")
-        self._site, self._found = self._open()
+        self._site, found = self._open()
+        self._held = Held(self._clock, found)
+        self.refresh_due = self._held.due
         self._region_given = bool(self._endpoint or self._environ.get("AWS_REGION"))
         self._skew_s = 0.0
         self._changing = threading.Lock()
         self.signing = self._new_signer()
-        self._renew_at = -NEVER if self._found is None else NEVER
         self._versioned: bool | None = None
         self._list_query = f"encoding-type=url&list-type=2&max-keys={settings.page_size}&prefix="
         guarantee: Guarantee = "unproven" if self._site.custom else "atomic"
@@ -132,7 +132,8 @@ class S3Driver:
         return aws_site(self._bucket, region, fips=environ.get("AWS_USE_FIPS_ENDPOINT", "").lower() == "true")
 
     def _new_signer(self) -> Signer:
-        credentials = Credentials("", "") if self._found is None else self._found.credentials
+        found = self._held.found
+        credentials = Credentials("", "") if found is None else found.credentials
         clock, skew_s = self._clock, self._skew_s
         return Signer(credentials, self._site.region, clock=lambda: clock() + skew_s)
 
@@ -148,9 +149,6 @@ class S3Driver:
         if writes and self._sse is None:
             self._sse = self._default_encryption()
 
-    def refresh_due(self) -> bool:
-        return self._clock() >= self._renew_at
-
     def refresh_credentials(self, *, force: bool = False) -> None:
         """Look for credentials again where they may have changed. Raises DeniedError, TransientError, ConfigError."""
         if not (force or self.refresh_due()):
@@ -158,18 +156,17 @@ class S3Driver:
         try:
             found = s3_credentials.custom(self._environ) if self._endpoint else s3_credentials.find(self._environ)
         except DeniedError as error:
-            if self._found is None or self._found.origin != s3_credentials.INSTANCE:
+            if self._held.found is None or self._held.found.origin != s3_credentials.INSTANCE:
                 raise
             # To botocore a metadata service that is silent is none.
             raise TransientError("open", detail=error.detail) from error
-        self._learn(found=found)
-        self._renew_at = renew_at(found.expires, self._clock() + self._skew_s) - self._skew_s
+        self._held.take(found, skew_s=self._skew_s)
+        self._learn()
 
-    def _learn(self, *, site: Site | None = None, found: Found | None = None, skew_s: float | None = None) -> None:
+    def _learn(self, *, site: Site | None = None, skew_s: float | None = None) -> None:
         """Take over what has been found out; the signer is replaced as a whole."""
         with self._changing:
             self._site = site or self._site
-            self._found = found or self._found
             self._skew_s = self._skew_s if skew_s is None else skew_s
             self.signing = self._new_signer()
 
@@ -215,7 +212,7 @@ class S3Driver:
         headers += self._sse
         if self._acl:
             headers.append(("x-amz-acl", self._acl))
-        headers += self._metadata.get(key, ())  # a PUT may be sent more than once
+        headers += self._kept.of(key).items()
         site = self._site
         digest = digest_of("sha256", body, size)
         signed = UNSIGNED if digest is None else digest.hexdigest()
@@ -246,21 +243,14 @@ class S3Driver:
     def parse_head(self, key: Key, answer: Answer, /) -> ObjectInfo:
         if answer.status != 200:
             raise self._failure("head", key, answer)
-        self._remember(key, answer)
+        self._kept.note(key, answer)
         return _info("head", key, answer, int(answer.headers.get("content-length", "0")))
 
     def parse_get(self, key: Key, answer: Answer, /) -> ObjectInfo:
         if answer.status != 200:
             raise self._failure("get", key, answer)
-        self._remember(key, answer)
-        size = answer.headers.get("content-length")
-        return _info("get", key, answer, len(answer.body) if size is None else int(size))
-
-    def _remember(self, key: Key, answer: Answer) -> None:
-        """With `--keep-metadata`: what the next PUT of this key has to say again."""
-        if self._keep_metadata:
-            kept = [pair for pair in answer.headers.items() if pair[0] in _KEPT or pair[0].startswith("x-amz-meta-")]
-            self._metadata.note(key, kept)
+        self._kept.note(key, answer)
+        return _info("get", key, answer, size_of(answer))
 
     def parse_put(self, key: Key, size: int, answer: Answer, /) -> ObjectInfo:
         if answer.status != 200:
@@ -327,8 +317,7 @@ class S3Driver:
             "sse": self._sse_setting if sse is None else " ".join(value for _, value in sse) or "none",
             "acl": self._acl or "none",
             "versioned": self._versioned,
-            "credentials": "not looked for yet" if self._found is None else self._found.origin,
-            "credentials_expire": None if self._found is None else self._found.expires,
+            **self._held.describe(),
             "clock_skew_s": round(self._skew_s),
         }
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
-import pycurl
-
 from kopsfs.errors import ConfigError, TransientError
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import Request
@@ -123,7 +121,7 @@ def region_of_instance(options: Options) -> str:
         return ""
     if not uuid.startswith("ec2"):
         return ""
-    direct = Options({**options.fixed, pycurl.NOPROXY: "*"}, ("", ""))
+    direct = options.direct()
     try:
         token = fetch(
             Request("PUT", f"{IMDS}/latest/api/token", ("X-aws-ec2-metadata-token-ttl-seconds: 60",)),

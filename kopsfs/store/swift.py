@@ -21,7 +21,6 @@ import hashlib
 import json
 import logging
 import re
-import threading
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final, NamedTuple
 from urllib.parse import quote
@@ -56,8 +55,8 @@ from kopsfs.store.driver import (
     Tls,
     Version,
 )
-from kopsfs.store.renewal import NEVER, renew_at
-from kopsfs.store.rest import Recent, digest_of, http_date_ns, iso_date_s, kind_of, made, path_of
+from kopsfs.store.renewal import Held
+from kopsfs.store.rest import Kept, Recent, digest_of, http_date_ns, iso_date_s, kind_of, made, path_of, size_of
 from kopsfs.store.swift_credentials import Token
 from kopsfs.store.url import Location, Settings
 
@@ -105,17 +104,14 @@ class SwiftDriver:
         bundle = Options.read(environ, ca_file=settings.ca_file or self.tls.ca_file).fixed.get(pycurl.CAINFO, True)
         self._verify: bool | str = bundle if self.tls.verify else False
         self._log_in = log_in
-        self._clock = settings.clock
-        self._changing = threading.Lock()
-        self._token: Token | None = None
+        self._held: Held[Token] = Held(settings.clock)
+        self.refresh_due = self._held.due
         self._base = ""
         self.signing = ""
         """The header that says who we are."""
-        self._renew_at = -NEVER
-        self._keep_metadata = settings.keep_metadata
-        self._metadata: Recent[Key, list[str]] = Recent()
-        self._known: dict[Key, Known] = {}
-        self._empty: dict[Key, int] = {}
+        self._kept = Kept(_KEPT, "x-object-meta-", on=settings.keep_metadata)
+        self._known: Recent[Key, Known] = Recent(KNOWN_MAX)
+        self._empty: Recent[Key, int] = Recent(KNOWN_MAX)
         """Keys that a HEAD has shown to be empty, and when they were written."""
         self._manifests: set[Key] = set()
         """Static large objects whose listing does not say so (Ceph)."""
@@ -139,21 +135,16 @@ class SwiftDriver:
         """Log in. Cost: 1 request to Keystone."""
         self.refresh_credentials()
 
-    def refresh_due(self) -> bool:
-        return self._clock() >= self._renew_at
-
     def refresh_credentials(self, *, force: bool = False) -> None:
         """Log in again where the token ends soon. Raises DeniedError, TransientError, ConfigError."""
-        with self._changing:
-            if not (force or self.refresh_due()):
-                return
-            if force:
-                self._login = swift_credentials.find(self._environ)
-            token = self._log_in(self._login, self._endpoint, verify=self._verify)
-            self._base = f"{token.storage_url}/{quote(self._container, safe='')}"
-            self.signing = f"X-Auth-Token: {token.value}"
-            self._token = token
-            self._renew_at = renew_at(token.expires, self._clock())
+        if not (force or self.refresh_due()):
+            return
+        if force:
+            self._login = swift_credentials.find(self._environ)
+        token = self._log_in(self._login, self._endpoint, verify=self._verify)
+        self._base = f"{token.storage_url}/{quote(self._container, safe='')}"
+        self.signing = f"X-Auth-Token: {token.value}"
+        self._held.take(token)
 
     # -- preparing ------------------------------------------------------------------------------
 
@@ -176,7 +167,8 @@ class SwiftDriver:
     ) -> Request:
         """A version as `expected` changes nothing: Swift ignores `If-Match` on PUT, and `Store` has looked before."""
         del form
-        lines = [self.signing, *(self._metadata.get(key) or ("Content-Type: application/octet-stream",))]
+        kept = self._kept.of(key) or {"Content-Type": "application/octet-stream"}
+        lines = [self.signing, *(f"{name}: {value}" for name, value in kept.items())]
         if expected is ABSENT:
             lines.append("If-None-Match: *")
         if (digest := digest_of("md5", body, size)) is not None:
@@ -208,17 +200,16 @@ class SwiftDriver:
             raise self._failure("head", key, answer)
         info = self._info("head", key, answer, int(answer.headers.get("content-length", "0")))
         if info.size == 0 and not _is_manifest(answer):
-            self._empty[key] = _second(info)
+            self._empty.note(key, _second(info))
         (self._manifests.add if "x-static-large-object" in answer.headers else self._manifests.discard)(key)
-        self._keep(key, answer)
+        self._kept.note(key, answer)
         self._note(key, info)
         return info
 
     def parse_get(self, key: Key, answer: Answer, /) -> ObjectInfo:
         if answer.status != 200:
             raise self._failure("get", key, answer)
-        length = answer.headers.get("content-length")
-        info = self._info("get", key, answer, len(answer.body) if length is None else int(length))
+        info = self._info("get", key, answer, size_of(answer))
         known = self._known.get(key)
         if known is not None and known.version not in {None, info.version} and _second(info) < known.second:
             if key not in self._behind:
@@ -227,7 +218,7 @@ class SwiftDriver:
         elif len(answer.body) == info.size and (digest := digest_of("md5", answer.body, info.size)) is not None:
             self.check_digest(key, answer, digest)
         self._behind.discard(key)
-        self._keep(key, answer)
+        self._kept.note(key, answer)
         self._note(key, info)
         return info
 
@@ -246,7 +237,7 @@ class SwiftDriver:
             raise self._failure("put", key, answer)
         info = self._info("put", key, answer, size)
         if size == 0:
-            self._empty[key] = _second(info)
+            self._empty.note(key, _second(info))
         self._manifests.discard(key)
         self._note(key, info)
         return info
@@ -295,26 +286,12 @@ class SwiftDriver:
         return known.version is None or _second(info) <= known.second
 
     def _note(self, key: Key, info: ObjectInfo) -> None:
-        self._remember(key, Known(info.version, _second(info)))
+        self._known.note(key, Known(info.version, _second(info)))
 
     def _note_gone(self, key: Key) -> None:
         self._empty.pop(key, None)
         self._manifests.discard(key)
-        self._remember(key, Known(None, 0))
-
-    def _remember(self, key: Key, known: Known) -> None:
-        self._known.pop(key, None)
-        self._known[key] = known
-        if len(self._known) > KNOWN_MAX:
-            oldest = next(iter(self._known))
-            del self._known[oldest]
-            self._empty.pop(oldest, None)
-
-    def _keep(self, key: Key, answer: Answer) -> None:
-        """With `--keep-metadata`: what the next PUT of this key has to say again."""
-        if self._keep_metadata:
-            kept = [pair for pair in answer.headers.items() if pair[0] in _KEPT or pair[0].startswith("x-object-meta-")]
-            self._metadata.note(key, [f"{name}: {value}" for name, value in kept])
+        self._known.note(key, Known(None, 0))
 
     def _info(self, op: str, key: Key, answer: Answer, size: int) -> ObjectInfo:
         tag = answer.headers.get("etag", "")
@@ -358,15 +335,15 @@ class SwiftDriver:
 
     def describe(self) -> dict[str, object]:
         """Endpoint, region, container, what the login was made of, when its token ends; never a credential."""
-        token = self._token
+        token = self._held.found
         where = {} if token is None else {"endpoint": token.storage_url}
         return {
             **where,
             "keystone": self._login.auth_url,
             "region": self._endpoint.region or "any",
             "bucket": self._container,
+            **self._held.describe(),
             "credentials": self._login.origin,
-            "credentials_expire": None if token is None else token.expires,
             "tls_verified": self.tls.verify,
         }
 

@@ -68,6 +68,8 @@ class Token:
     storage_url: str
     expires: float | None
     """Unix time in seconds; None where Keystone does not say."""
+    origin: str = "environment"
+    """Where the login was found."""
 
 
 class _MissingError(Exception):
@@ -295,7 +297,7 @@ def log_in(login: Login, endpoint: Endpoint, *, verify: bool | str) -> Token:
     except exceptions.CatalogException as error:
         raise ConfigError(_no_endpoint(login, endpoint, access)) from error
     expires = None if access.expires is None else access.expires.timestamp()
-    return Token(str(access.auth_token), url.rstrip("/"), expires)
+    return Token(str(access.auth_token), url.rstrip("/"), expires, login.origin)
 
 
 def _plugin(login: Login) -> Any:

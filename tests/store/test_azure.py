@@ -449,7 +449,7 @@ def test_a_managed_identity_is_found_and_renewed_in_the_middle_of_a_load(
         assert "eyJ" not in str(said)
         # Azurite goes by the real clock: instead of waiting, the driver is given a token that has ended.
         identity.lifetime_s = -60
-        driver._found = dataclasses.replace(driver._found, token=identity.token())  # type: ignore[type-var]
+        driver._held.found = dataclasses.replace(driver._held.found, token=identity.token())  # type: ignore[type-var]
         identity.lifetime_s = 3600
         got = face.get_many(wanted)
         assert {name: data for name, (_, data, _) in got.items()} == {name: name.encode() for name in wanted}

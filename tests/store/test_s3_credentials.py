@@ -9,7 +9,6 @@ import http.server
 import json
 import subprocess
 import sys
-import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from kopsfs.errors import ConfigError, DeniedError
 from kopsfs.store import s3_credentials, s3_site
+from tests.support.listening import Listener
 from tests.support.s3 import AWS, CUSTOM, KEY, driver_of, headers_of
 
 
@@ -170,14 +170,8 @@ class _Metadata(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def metadata() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Metadata) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with Listener(_Metadata) as server:
+        yield server.url
 
 
 def test_credentials_of_a_container(tmp_path: Path, metadata: str) -> None:
@@ -246,5 +240,5 @@ def test_no_sdk_is_imported_for_a_key_pair() -> None:
 def test_no_secret_is_shown() -> None:
     for environ in (CUSTOM, {**AWS, "AWS_SESSION_TOKEN": "hush-hush-token"}):
         driver = driver_of(environ)
-        shown = f"{driver.describe()} {driver!r} {driver._found!r} {vars(driver)}"
+        shown = f"{driver.describe()} {driver!r} {driver._held.found!r} {vars(driver)} {vars(driver._held)}"
         assert "hush" not in shown.replace(repr(environ), "")
