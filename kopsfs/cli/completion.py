@@ -57,16 +57,14 @@ def script(shell: str) -> str:
         if re.fullmatch(r"[a-z]+(\|[a-z]+)+", metavar):
             action.choices = metavar.split("|")  # a setting's are checked with its other sources, in config.py
         elif words & {"FILE", "PATH", "CLUSTER", "MOUNTPOINT"}:
-            action.complete = shtab.FILE  # type: ignore[attr-defined]
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's own mark
         elif "DIR" in words:
-            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # shtab's own mark
     return str(shtab.complete(parser, shell=shell))
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """Every argument of every command."""
-    for action in parser._actions:  # noqa: SLF001 - argparse does not give them otherwise
-        yield action
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            for each in action.choices.values():
-                yield from _actions(each)
+    yield from program.arguments_of(parser)
+    for command in program.commands_of(parser).values():
+        yield from _actions(command)

@@ -126,13 +126,13 @@ class Parser(argparse.ArgumentParser):
         if action.choices is None or value in action.choices:
             return
         known = [str(choice) for choice in action.choices]
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no other name for it
+        if isinstance(action.choices, dict):  # see commands_of
             self.error(f"there is no command {value!r}{_nearest(str(value), known)}")
         raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(known)}{_nearest(str(value), known)}")
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """End because of arguments that no command has."""
-        known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        known = [name for action in arguments_of(self) for name in action.option_strings if name.startswith("--")]
         self.error(f"unknown argument {unknown[0]}{_nearest(unknown[0].partition('=')[0], known)}")
 
 
@@ -166,12 +166,14 @@ def build_parser(command: str | None, *, everything: bool = False) -> argparse.A
     return parser
 
 
-def subparser_of(parser: argparse.ArgumentParser, command: str) -> Parser:
-    """Give the parser of a command."""
-    action = next(each for each in parser._actions if isinstance(each, argparse._SubParsersAction))  # noqa: SLF001
-    found = action.choices[command]
-    assert isinstance(found, Parser)
-    return found
+def arguments_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Give every argument of a parser."""
+    return parser._actions  # noqa: SLF001 - argparse shows them nowhere else
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, Parser]:
+    """Give the parsers of a parser's commands: only the argument that takes a command has a map for its choices."""
+    return next((action.choices for action in arguments_of(parser) if isinstance(action.choices, dict)), {})
 
 
 def summary_of(command: str) -> str:
@@ -214,7 +216,7 @@ def run_safely(action: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
-    except Exception as error:
+    except Exception as error:  # the last resort: nobody is shown a traceback who has not asked for one
         if os.environ.get("KOPSFS_DEBUG"):
             raise
         complain(f"a bug: {type(error).__name__}: {error}; KOPSFS_DEBUG=1 shows where")
@@ -238,5 +240,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(command)
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
-        subparser_of(parser, parsed.command).refuse(unknown)
+        commands_of(parser)[parsed.command].refuse(unknown)
     return run_safely(lambda: int(parsed.run(parsed)))

@@ -40,15 +40,14 @@ def sentence(text: str) -> str:
 
 def command_sections() -> str:
     """Describe every command with its own arguments; mount's settings stand in kopsfs.conf(5)."""
-    parser = program.build_parser(None, everything=True)
-    subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
+    commands = program.commands_of(program.build_parser(None, everything=True))
     settings = {option.flag for option in config.OPTIONS}
     lines = []
-    for name, command in sorted(subparsers.choices.items()):
+    for name, command in sorted(commands.items()):
         lines.append(f".Ss {name}")
         lines.append(sentence(command.description or "Print the version"))
         rows = []
-        for action in command._actions:  # noqa: SLF001
+        for action in program.arguments_of(command):
             if action.dest == "help" or action.help == argparse.SUPPRESS:
                 continue
             names = [each for each in action.option_strings if not each.startswith("--no-")]

@@ -187,8 +187,8 @@ SILENT = {"mount", "completion"}
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - SILENT))
 def test_every_command_that_says_something_says_it_in_json(name: str) -> None:
-    parser = program.subparser_of(program.build_parser(name), name)
-    assert "--json" in {text for action in parser._actions for text in action.option_strings}
+    parser = program.commands_of(program.build_parser(name))[name]
+    assert "--json" in {text for action in program.arguments_of(parser) for text in action.option_strings}
 
 
 @pytest.mark.parametrize(
