@@ -91,7 +91,7 @@ class Commands:
             "version": __version__,
             "mode": "ro" if self.config.read_only or parts.writeback.read_only else "rw",
             "read_only_reason": parts.writeback.read_only,
-            "health": self._health(stale_since is not None),
+            "health": self._health(stale=stale_since is not None),
             "fresh_as_of": _unix(max((s.asked_at for s in refresh.scopes.values()), default=-float("inf"))),
             "stale_since": _unix(stale_since) if stale_since is not None else None,
             "last_error": store.health.last_error or parts.writeback.last_error,
@@ -127,7 +127,7 @@ class Commands:
             "cache_dir": str(self.config.cache_dir),
         }
 
-    def _health(self, stale: bool) -> str:  # noqa: FBT001
+    def _health(self, *, stale: bool) -> str:
         if self.operations.bugs:
             return "unhealthy"
         if not self.parts.store.health.up:

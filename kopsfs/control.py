@@ -216,7 +216,7 @@ async def _run_command(
         return {"error": str(error), "kind": type(error).__name__}
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         raise
-    except Exception as error:
+    except Exception as error:  # a mistake in one command must not take the mount along
         log.exception("control: a command failed")
         return {"error": f"a bug: {type(error).__name__}; the log has more", "kind": "bug"}
     finally:

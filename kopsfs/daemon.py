@@ -63,7 +63,7 @@ def run(config: Config, ready: Callable[[str], None]) -> int:
     except BaseExceptionGroup as group:
         cause = _cause(group)
         if not isinstance(cause, KopsfsError):
-            log.error("a bug stops the daemon; the journal has what was acknowledged", exc_info=group)  # noqa: TRY400
+            log.exception("a bug stops the daemon; the journal has what was acknowledged")
         raise cause from group
     finally:
         os.close(lock)
@@ -116,7 +116,7 @@ def _ask_to_hand_over(socket: Path) -> bool:
         for answer in control.request(socket, "handover"):
             if answer.get("handover"):
                 return True
-    except Exception as exc:  # noqa: BLE001 - whatever it is, it did not agree
+    except (KopsfsError, ValueError) as exc:  # nobody there, a refusal, or no JSON
         log.debug("handover refused: %s", exc)
     return False
 
@@ -336,8 +336,8 @@ class _Daemon:
             self.parts.tree.check()
             self.parts.journal.check()
             log.info("self-check passed: %d inodes, %d intents", len(self.parts.tree.inodes), len(self.parts.journal))
-        except AssertionError as exc:
-            log.error("self-check failed", exc_info=exc)  # noqa: TRY400 - the traceback is of the assertion
+        except AssertionError:
+            log.exception("self-check failed")
         log.info("requests=%s health=%s", dict(self.parts.store.requests), self.parts.store.health)
         root = trio.lowlevel.current_root_task()
         if root is not None:

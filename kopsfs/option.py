@@ -194,7 +194,7 @@ def _account(raw: Any, known: str) -> int:
 
 def _octal(_row: Option, raw: Any) -> int:
     if isinstance(raw, int) and not isinstance(raw, bool):
-        raise ValueError(f'{raw!r} is ambiguous; write the octal number as text: "077"')  # noqa: TRY004
+        raise ValueError(f'{raw!r} is ambiguous; write the octal number as text: "077"')  # noqa: TRY004 — a value, too
     text = str(raw).removeprefix("0o")
     if not re.fullmatch(r"[0-7]{1,4}", text) or int(text, 8) > 0o777:
         raise ValueError(f"{raw!r} is no octal mask; write 077")
