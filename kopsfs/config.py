@@ -61,6 +61,13 @@ class Config:
         also_env="KOPS_STATE_S3_ACL",
     )
     keep_metadata: bool = option("store", False, "read an object's metadata before replacing it, and write it back")
+    ca_file: Path | None = option(
+        "store",
+        None,
+        "certificates to trust over HTTPS instead of the system's",
+        kind=Kind.PATH,
+        metavar="FILE",
+    )
 
     # -- what the kernel is told
     read_only: bool = option("mount", False, "refuse every change", name="ro")
@@ -456,6 +463,9 @@ def _build(found: _Found, environ: Mapping[str, str], home: Path, uid: int, warn
         values["log_level"], origins["log_level"] = "debug", origins["debug"]
     if "mountpoint" in values:
         values["mountpoint"] = Path(os.path.realpath(values["mountpoint"]))
+    for field in ("ca_file", "log_file"):
+        if field in values:
+            values[field] = values[field].absolute()  # the daemon works in /; a link may be turned to another file
     for field, override in (("state_dir", "STATE_DIRECTORY"), ("cache_dir", "CACHE_DIRECTORY")):
         if field not in values and environ.get(override):
             origins[field] = override

@@ -145,6 +145,7 @@ class _Daemon:
             sse=config.sse,
             acl=config.acl or "",
             keep_metadata=config.keep_metadata,
+            ca_file=str(config.ca_file or ""),
             state_dir=config.state_dir,
         )
         journal = Journal(config.state_dir)

@@ -111,6 +111,7 @@ class Stored:
             sse=config.sse,
             acl=config.acl or "",
             keep_metadata=config.keep_metadata,
+            ca_file=str(config.ca_file or ""),
             state_dir=config.state_dir if config.state_dir.is_dir() else None,
         )
         self._limit = trio.CapacityLimiter(LISTINGS_AT_ONCE)

@@ -115,12 +115,22 @@ def test_who_mounts_an_empty_store_is_asked_whether_that_is_meant(bench: Bench) 
 
 
 def test_debug_shows_every_request(bench: Bench) -> None:
-    bench.mount("--debug", f"--log-file={bench.directory / 'log'}")
+    bench.mount("--debug", "--log-file=log")
     (bench.mountpoint / "b").write_text("b\n")
     assert bench.run("umount", bench.mountpoint).returncode == 0
     log = (bench.directory / "log").read_text()
     for request in ("op=list key=''", "op=put key='b'"):
         assert f"DEBUG {request} ms=" in log
+
+
+def test_certificates_are_the_ones_that_were_named(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        endpoint = f"https://127.0.0.1:{closed.getsockname()[1]}"
+    key = {"S3_ENDPOINT": endpoint, "S3_ACCESS_KEY_ID": "a", "S3_SECRET_ACCESS_KEY": "b"}
+    for words in (["mount", bench.mountpoint], ["validate", "--all"]):
+        done = bench.run(*words, "--state=s3://b", **key, KOPSFS_CA_FILE="missing.pem")
+        assert done.returncode == 78
+        assert f"cannot read certificates from '{bench.directory / 'missing.pem'}'" in done.stderr
 
 
 def test_the_mount_table_names_store_and_type(bench: Bench) -> None:

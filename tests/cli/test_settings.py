@@ -19,6 +19,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "sse": ("aws:kms:key", "aws:kms:key"),
     "acl": ("bucket-owner-full-control", "bucket-owner-full-control"),
     "keep_metadata": ("true", True),
+    "ca_file": ("/etc/ssl/ca.pem", Path("/etc/ssl/ca.pem")),
     "ro": ("true", True),
     "allow_other": ("yes", True),
     "uid": ("1000", 1000),
