@@ -19,7 +19,6 @@ of google-cloud-storage and Go's client as recorded; RFC 7523.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import base64
 import bisect
 import gzip
@@ -34,10 +33,11 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote
 
 from tests.bench.s3http import Answer, Connection, Fault, Request
+from tests.support.listening import BACKLOG, Loop
 
 MESSAGES = {
     "conditionNotMet": "At least one of the pre-conditions you specified did not hold.",
@@ -499,38 +499,25 @@ def parts_of(kind: str, body: bytes) -> tuple[dict[str, Any], bytes]:
 # -- the server ------------------------------------------------------------------------------------
 
 
-class Server:
+class Server(Loop):
     """The emulator in a thread of its own, on a port of 127.0.0.1."""
 
     def __init__(self, *, anonymous: bool = True, port: int = 0, context: ssl.SSLContext | None = None) -> None:
+        super().__init__()
         self.gcs = Gcs(anonymous=anonymous)
         self._wanted_port = port
         self._context = context
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.url = ""
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(20)
-        return self
-
-    async def _start(self) -> None:
-        listener = socket.create_server(("127.0.0.1", self._wanted_port), backlog=1024)
+    async def opened(self) -> None:
+        listener = socket.create_server(("127.0.0.1", self._wanted_port), backlog=BACKLOG)
         self._server = await self._loop.create_server(lambda: Connection(self.gcs), sock=listener, ssl=self._context)
         self.url = f"{'https://localhost' if self._context else 'http://127.0.0.1'}:{listener.getsockname()[1]}"
 
-    def __exit__(self, *_exc: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _stop(self) -> None:
+    async def closed(self) -> None:
         self._server.close()
         for connection in list(self.gcs.connections):
             connection.abort()
-        # An aborted connection is closed a turn later.
-        self._loop.call_soon(lambda: self._loop.call_soon(self._loop.stop))
 
     def fault(self, kind: str, **settings: Any) -> Fault:
         made = Fault(kind, **settings)

@@ -29,10 +29,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote, unquote
 from xml.sax.saxutils import escape
+
+from tests.support.listening import Listener
 
 SKEW_MAX_S = 900
 LIST_DEFAULT, LIST_MAX = 100, 1000
@@ -109,10 +110,11 @@ class Refused(Exception):
         self.fields = fields
 
 
-class Server:
+class Server(Listener):
     """Listens on 127.0.0.1 until its block ends."""
 
     def __init__(self, region: str = "cn-hangzhou") -> None:
+        super().__init__(_Handler)
         self.region = region
         self.keys = {"oss-key": "oss-secret", "other-key": "other-secret"}
         self.sessions: dict[str, tuple[str, str, float]] = {}
@@ -135,13 +137,6 @@ class Server:
         self.after_put: Callable[[Bucket, str], None] | None = None
         """Another client, at the worst moment: called when a PUT has acted and before it is answered."""
         self.lock = threading.Lock()
-        self._http = _Listener(("127.0.0.1", 0), type("Handler", (_Handler,), {"oss": self}))
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -164,15 +159,6 @@ class Server:
         """Store as another client does."""
         with self.lock:
             self.buckets[bucket].objects[key] = Stored(data, {}, self.clock(), crc64(data))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
     # -- who asks ---------------------------------------------------------------------------------------------
 
@@ -203,13 +189,8 @@ class Server:
         }
 
 
-class _Listener(http.server.ThreadingHTTPServer):
-    request_queue_size = 1024
-    """With the 5 of the standard library 50 connections at once take seconds: the kernel drops the others' first packet."""
-
-
 class _Handler(http.server.BaseHTTPRequestHandler):
-    oss: Server
+    server: Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1
@@ -236,18 +217,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_PUT = do_DELETE = do_POST = do_GET
 
     def _fault(self) -> Fault | None:
-        with self.oss.lock:
-            for fault in self.oss.faults:
+        with self.server.lock:
+            for fault in self.server.faults:
                 if fault.method in {self.command, "*"}:
-                    self.oss.faults.remove(fault)
+                    self.server.faults.remove(fault)
                     return fault
         return None
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.oss.log.append((self.command, self.path, status))
+        self.server.log.append((self.command, self.path, status))
         self.send_response_only(status)
         head = self.command == "HEAD"
-        now = email.utils.formatdate(self.oss.clock(), usegmt=True)
+        now = email.utils.formatdate(self.server.clock(), usegmt=True)
         full = {"Server": "AliyunOSS", "Date": now, "x-oss-request-id": "5C3D9175B6FC201293AD4890", **headers}
         full.setdefault("Content-Length", str(len(body)))
         for name, value in full.items():
@@ -283,7 +264,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return who
 
     def _check_date(self, moment: float) -> None:
-        if abs(moment - self.oss.clock()) > SKEW_MAX_S:
+        if abs(moment - self.server.clock()) > SKEW_MAX_S:
             raise Refused(
                 403, "RequestTimeTooSkewed", "The difference between the request time and the server's is too large."
             )
@@ -291,7 +272,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _check_v1(self, authorization: str, bucket: str, key: str, query: str, when: str) -> str:
         key_id, _, given = authorization.removeprefix("OSS ").partition(":")
         token = self.headers.get("x-oss-security-token") or self.headers.get("security-token", "")
-        secret = self.oss.secret_of(key_id, token)
+        secret = self.server.secret_of(key_id, token)
         self._check_date(email.utils.parsedate_to_datetime(when).timestamp())
         own = sorted((n.lower(), v.strip()) for n, v in self.headers.items() if n.lower().startswith("x-oss-"))
         pairs = [pair.partition("=") for pair in query.split("&") if pair]
@@ -321,8 +302,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if found is None:
             raise Refused(400, "InvalidArgument", "The Authorization header is malformed.")
         key_id, date, region, additional, given = found.groups()
-        secret = self.oss.secret_of(key_id, self.headers.get("x-oss-security-token", ""))
-        if region != self.oss.region:
+        secret = self.server.secret_of(key_id, self.headers.get("x-oss-security-token", ""))
+        if region != self.server.region:
             raise Refused(400, "InvalidArgument", f"Invalid signing region in Authorization header: {region}.")
         stamp = self.headers.get("x-oss-date", "")
         if not re.fullmatch(r"\d{8}T\d{6}Z", stamp) or stamp[:8] != date or when != stamp:
@@ -357,7 +338,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _compare(self, right: str, given: str, form: str) -> None:
         if not hmac.compare_digest(right, given):
             raise Refused(403, "SignatureDoesNotMatch", "The request signature we calculated does not match yours.")
-        self.oss.signatures.add(form)
+        self.server.signatures.add(form)
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -369,7 +350,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             name, key = host.partition(".")[0], decoded[1:]
         who = self._who(name, key, query)
-        bucket = self.oss.buckets.get(name)
+        bucket = self.server.buckets.get(name)
         if bucket is None:
             raise Refused(404, "NoSuchBucket", "The specified bucket does not exist.", BucketName=name)
         if bucket.endpoint:
@@ -389,10 +370,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return getattr(self, f"_{self.command.lower()}")(bucket, key, body)
 
     def _get(self, bucket: Bucket, key: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        with self.oss.lock:
+        with self.server.lock:
             stored = bucket.objects.get(key)
-            corrupt = self.oss.corrupt > 0 and self.command == "GET"
-            self.oss.corrupt -= corrupt
+            corrupt = self.server.corrupt > 0 and self.command == "GET"
+            self.server.corrupt -= corrupt
         if stored is None:
             raise Refused(404, "NoSuchKey", "The specified key does not exist.", Key=key)
         headers = {
@@ -423,23 +404,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if name.lower() in {"content-type", "content-encoding", "cache-control", "content-disposition"}
             or name.lower().startswith("x-oss-meta-")
         }
-        stored = Stored(body, kept, self.oss.clock(), crc64(body))
-        forbid = self.headers.get("x-oss-forbid-overwrite", "") == "true" and not self.oss.ignores_forbid
-        with self.oss.lock:
+        stored = Stored(body, kept, self.server.clock(), crc64(body))
+        forbid = self.headers.get("x-oss-forbid-overwrite", "") == "true" and not self.server.ignores_forbid
+        with self.server.lock:
             if forbid and key in bucket.objects:
                 raise Refused(
                     409, "FileAlreadyExists", "The object you specified already exists and can not be overwritten."
                 )
             bucket.objects[key] = stored
-        if self.oss.after_put is not None:
-            self.oss.after_put(bucket, key)
+        if self.server.after_put is not None:
+            self.server.after_put(bucket, key)
         headers = {"ETag": stored.etag, "x-oss-hash-crc64ecma": str(stored.crc)}
         if bucket.versioned:
-            headers["x-oss-version-id"] = f"CAEQ{len(self.oss.log)}"
+            headers["x-oss-version-id"] = f"CAEQ{len(self.server.log)}"
         return 200, headers, b""
 
     def _delete(self, bucket: Bucket, key: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        with self.oss.lock:
+        with self.server.lock:
             bucket.objects.pop(key, None)
         return 204, {}, b""
 
@@ -453,7 +434,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         prefix, delimiter = asked.get("prefix", ""), asked.get("delimiter", "")
         token = asked.get("continuation-token")
         after = base64.b64decode(token) if token is not None else asked.get("start-after", "").encode()
-        with self.oss.lock:
+        with self.server.lock:
             entries = _entries(bucket.objects, prefix, delimiter)
         entries = [entry for entry in entries if entry[0].encode() > after]
         shown, rest = entries[:limit], entries[limit:]
@@ -481,7 +462,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     # -- the instance -------------------------------------------------------------------------------------------
 
     def _metadata(self, path: str) -> None:
-        oss = self.oss
+        oss = self.server
         if not oss.on_ecs:
             self._answer(404, {}, b"<html>404 - Not Found</html>")
         elif path == "/latest/api/token":

@@ -29,9 +29,10 @@ import contextlib
 import re
 import socket
 import struct
-import threading
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal
+
+from tests.support.listening import BACKLOG, Loop
 
 Kind = Literal["delay", "refuse", "reset", "hang", "black", "status", "truncate", "drip", "stale"]
 
@@ -55,10 +56,11 @@ class Fault:
         return self.times != 0 and self.method in {"", method} and re.search(self.path, target) is not None
 
 
-class FaultProxy:
+class FaultProxy(Loop):
     """See the module. Every method may be called from the test's thread at any time."""
 
     def __init__(self, upstream_port: int, *, upstream_host: str = "127.0.0.1") -> None:
+        super().__init__()
         self.upstream = (upstream_host, upstream_port)
         self.requests: list[tuple[str, str]] = []
         """Method and target of every request that arrived whole."""
@@ -68,24 +70,10 @@ class FaultProxy:
         self._faults: list[Fault] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="faultproxy", daemon=True)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self.up()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.down()
-        self._run(self._cancel_all())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     def fault(self, kind: Kind, **rule: object) -> Fault:
         """Add a fault; earlier ones come first."""
@@ -99,27 +87,24 @@ class FaultProxy:
 
     def down(self) -> None:
         """Refuse connections and reset those that are open."""
-        self._run(self._shut())
+        self.call(self.closed())
 
     def up(self) -> None:
         """Listen (again, on the same port)."""
-        self._run(self._listen())
+        self.call(self.opened())
 
     def drop_idle(self) -> None:
         """Close every connection politely, as a server does with idle ones."""
-        self._run(self._close_all())
+        self.call(self._close_all())
 
     # In the loop's thread.
 
-    def _run(self, coroutine: object) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)  # type: ignore[arg-type]
-
-    async def _listen(self) -> None:
+    async def opened(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024)
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=BACKLOG)
             self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _shut(self) -> None:
+    async def closed(self) -> None:
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -129,15 +114,6 @@ class FaultProxy:
     async def _close_all(self) -> None:
         for writer in list(self._writers):
             writer.close()
-
-    async def _cancel_all(self) -> None:
-        # A connection accepted in this very moment becomes a task a few turns later.
-        for _ in range(5):
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

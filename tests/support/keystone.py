@@ -6,36 +6,20 @@ answers every other request with a listing of one object. It exists for what the
 
 from __future__ import annotations
 
-import datetime as dt
 import http.server
-import ipaddress
 import json
-import ssl
-import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from tests.support.certificates import for_localhost, server_context
+from tests.support.listening import Listener
 
 
-class Cloud:
+class Cloud(Listener):
     """Runs until its block ends."""
 
     def __init__(self, directory: Path) -> None:
-        self.certificate = _write_certificate(directory)
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate, directory / "key.pem")
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-
-    @property
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self._server.server_address[1]}"
+        self.certificate, key = for_localhost(directory)
+        super().__init__(_Handler, context=server_context(self.certificate, key))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,40 +31,6 @@ class Cloud:
             "OS_PROJECT_NAME": "t",
             "OS_REGION_NAME": "R",
         }
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-def _write_certificate(directory: Path) -> Path:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(address, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    pem = serialization.Encoding.PEM
-    (directory / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    path = directory / "certificate.pem"
-    path.write_bytes(certificate.public_bytes(pem))
-    return path
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

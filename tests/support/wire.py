@@ -9,25 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import threading
 from collections.abc import Callable
-from typing import Self
 
 import trio
 
 from kopsfs.errors import StoreError
 from kopsfs.store.driver import Answer, Request
 from kopsfs.store.http import Engine
+from tests.support.listening import BACKLOG, Loop
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Reply = Callable[[int, int, bytes], bytes | None]
 """(connection, request on it, head) → the answer; None: close without one."""
 
 
-class Wire:
+class Wire(Loop):
     """A server that answers as `reply` says and remembers heads and bodies."""
 
     def __init__(self, reply: Reply, context: ssl.SSLContext | None = None) -> None:
+        super().__init__()
         self.reply = reply
         self.context = context
         self.heads: list[bytes] = []
@@ -37,27 +37,11 @@ class Wire:
         self.open_max = 0
         self.hold: asyncio.Event | None = None
         self.port = 0
-        self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self.call(self._start())
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.call(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     @property
     def url(self) -> str:
         return f"{'https' if self.context else 'http'}://localhost:{self.port}"
-
-    def call(self, coroutine: object) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)  # type: ignore[arg-type]
 
     def block(self) -> None:
         """Answer nothing until `unblock`."""
@@ -76,21 +60,14 @@ class Wire:
 
         self.call(close())
 
-    async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.context, backlog=512)
+    async def opened(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.context, backlog=BACKLOG)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _stop(self) -> None:
+    async def closed(self) -> None:
         self._server.close()
         for writer in list(self._writers):
             writer.transport.abort()
-        # A connection accepted in this very moment becomes a task a few turns later.
-        for _ in range(5):
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
