@@ -12,6 +12,7 @@ with `NEEDLE`, which is what `grep -r` looks for.
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -140,7 +141,8 @@ def make(name: str) -> dict[str, bytes]:
 
 
 def write(objects: dict[str, bytes], folder: Path) -> None:
-    """Write it as a directory tree, to compare with and to copy from."""
+    """Write it as a directory tree, which holds nothing else then, to compare with and to copy from."""
+    shutil.rmtree(folder, ignore_errors=True)
     for key, data in objects.items():
         path = folder / key
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,19 +16,17 @@ import base64
 import gc
 import http.client
 import json
-import subprocess
 import sys
 from collections import Counter
 from email.utils import formatdate
-from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 from xml.sax.saxutils import escape
 
 from typing_extensions import override
 
 from tests.bench import corpus
+from tests.bench.child import Child
 from tests.bench.s3http import Answer, Connection, Fault, Request
 from tests.bench.s3objects import Bucket, Listing, Object
 
@@ -37,6 +35,7 @@ MODIFIED_S = 1_790_000_000
 MODIFIED = formatdate(MODIFIED_S, usegmt=True)
 ISO = "2026-09-21T13:33:20"
 REQUESTS = "/requests"
+XML = '<?xml version="1.0" encoding="utf-8"?>'
 
 
 class Responder:
@@ -89,8 +88,6 @@ class Responder:
 
     def _list(self, request: Request) -> Answer:
         asked = dict(parse_qsl(request.query.decode(), keep_blank_values=True))
-        if asked.get("restype") == "container" and "comp" not in asked:
-            return self.other(request)
         prefix, delimiter, after = (asked.get(name, "").encode() for name in ("prefix", "delimiter", self.after))
         return self.listing(self.bucket.page(prefix, delimiter, after, int(asked.get(self.limit, 1000))))
 
@@ -123,6 +120,10 @@ def _lines(**headers: str) -> bytes:
     return "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()).encode()
 
 
+def _json(row: object, status: int = 200, **headers: str) -> Answer:
+    return Answer(status, _lines(Content_Type="application/json", **headers), json.dumps(row).encode())
+
+
 def _md5(found: Object) -> str:
     return base64.b64encode(bytes.fromhex(found.etag)).decode()
 
@@ -151,7 +152,7 @@ class Gs(Responder):
         row: dict[str, object] = {"items": items, "prefixes": [group.decode() for group in page.groups]}
         if page.next_after is not None:
             row["nextPageToken"] = page.next_after.decode()
-        return Answer(200, b"Content-Type: application/json\r\n", json.dumps(row).encode())
+        return _json(row)
 
     @override
     def environment(self) -> dict[str, str]:
@@ -169,17 +170,16 @@ class Azure(Responder):
 
     @override
     def listing(self, page: Listing) -> Answer:
-        parts = ['<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs>']
-        parts += [
+        blobs = "".join(
             f"<Blob><Name>{escape(found.key.decode())}</Name><Properties><Last-Modified>{MODIFIED}</Last-Modified>"
             f"<Etag>0x{found.etag[:15].upper()}</Etag><Content-Length>{len(found.data)}</Content-Length>"
             "<Content-Type>application/octet-stream</Content-Type></Properties></Blob>"
             for found in page.objects
-        ]
-        parts += [f"<BlobPrefix><Name>{escape(group.decode())}</Name></BlobPrefix>" for group in page.groups]
-        marker = "" if page.next_after is None else escape(page.next_after.decode())
-        parts.append(f"</Blobs><NextMarker>{marker}</NextMarker></EnumerationResults>")
-        return Answer(200, _lines(Content_Type="application/xml", x_ms_version="2026-02-06"), "".join(parts).encode())
+        )
+        groups = "".join(f"<BlobPrefix><Name>{escape(group.decode())}</Name></BlobPrefix>" for group in page.groups)
+        marker = f"<NextMarker>{escape((page.next_after or b'').decode())}</NextMarker>"
+        body = f"{XML}<EnumerationResults><Blobs>{blobs}{groups}</Blobs>{marker}</EnumerationResults>"
+        return Answer(200, _lines(Content_Type="application/xml", x_ms_version="2026-02-06"), body.encode())
 
     @override
     def environment(self) -> dict[str, str]:
@@ -211,14 +211,14 @@ class Swift(Responder):
         ]
         rows += [{"subdir": group.decode()} for group in page.groups]
         rows.sort(key=lambda row: str(row.get("name") or row["subdir"]).encode())
-        return Answer(200, b"Content-Type: application/json\r\n", json.dumps(rows).encode())
+        return _json(rows)
 
     @override
     def other(self, request: Request) -> Answer:
         """Answer as Keystone does: what there is, and a token."""
         if request.method == "GET":
             version = {"id": "v3.14", "status": "stable", "links": [{"rel": "self", "href": f"{self.url}/v3/"}]}
-            return Answer(200, b"Content-Type: application/json\r\n", json.dumps({"version": version}).encode())
+            return _json({"version": version})
         endpoint = {
             "id": "e",
             "interface": "public",
@@ -234,8 +234,7 @@ class Swift(Responder):
             "project": {"id": "p", "name": "bench", "domain": {"id": "default", "name": "Default"}},
             "catalog": [{"id": "s", "type": "object-store", "name": "swift", "endpoints": [endpoint]}],
         }
-        headers = _lines(Content_Type="application/json", X_Subject_Token="bench")
-        return Answer(201, headers, json.dumps({"token": token}).encode())
+        return _json({"token": token}, 201, X_Subject_Token="bench")
 
     @override
     def environment(self) -> dict[str, str]:
@@ -260,18 +259,18 @@ class Oss(Responder):
 
     @override
     def listing(self, page: Listing) -> Answer:
-        parts = ['<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><EncodingType>url</EncodingType>']
-        parts += [
+        contents = "".join(
             f"<Contents><Key>{quote(found.key)}</Key><LastModified>{ISO}.000Z</LastModified>"
             f'<ETag>"{found.etag.upper()}"</ETag><Size>{len(found.data)}</Size></Contents>'
             for found in page.objects
-        ]
-        parts += [f"<CommonPrefixes><Prefix>{quote(group)}</Prefix></CommonPrefixes>" for group in page.groups]
-        more = page.next_after is not None
-        parts.append(f"<IsTruncated>{str(more).lower()}</IsTruncated>")
+        )
+        groups = "".join(f"<CommonPrefixes><Prefix>{quote(group)}</Prefix></CommonPrefixes>" for group in page.groups)
+        rest = "<IsTruncated>false</IsTruncated>"
         if page.next_after is not None:
-            parts.append(f"<NextContinuationToken>{quote(page.next_after)}</NextContinuationToken>")
-        return Answer(200, b"Content-Type: application/xml\r\n", ("".join(parts) + "</ListBucketResult>").encode())
+            token = f"<NextContinuationToken>{quote(page.next_after)}</NextContinuationToken>"
+            rest = f"<IsTruncated>true</IsTruncated>{token}"
+        result = f"<EncodingType>url</EncodingType>{contents}{groups}{rest}"
+        return Answer(200, b"", f"{XML}<ListBucketResult>{result}</ListBucketResult>".encode())
 
     @override
     def environment(self) -> dict[str, str]:
@@ -301,41 +300,20 @@ def main(argv: list[str] | None = None) -> None:
     asyncio.run(_serve(parser.parse_args(argv)))
 
 
-class Running:
-    """A responder as a child process; it ends with its standard input."""
+class Running(Child):
+    """A responder as a child process."""
 
     def __init__(self, store: str, *, delay_s: float, corpus: str = "clusters") -> None:
+        super().__init__("tests.bench.responder", "--store", store, "--corpus", corpus, "--delay", str(delay_s))
         self.store = store
-        self.argv = [sys.executable, "-m", "tests.bench.responder", "--store", store, "--corpus", corpus]
-        self.argv += ["--delay", str(delay_s)]
-        self.environment: dict[str, str] = {}
-        self.port = 0
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    def environment(self) -> dict[str, str]:
+        return dict(self.ready["environment"])
 
     def store_url(self, bucket: str) -> str:
         scheme = {"azureblob": "azureblob://account"}.get(self.store, f"{self.store}:/")
         return f"{scheme}/{bucket}"
-
-    def __enter__(self) -> Self:
-        root = Path(__file__).resolve().parents[2]
-        self.process = subprocess.Popen(self.argv, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the responder ended with {self.process.wait()}")
-        ready = json.loads(line)
-        self.port, self.environment = ready["port"], ready["environment"]
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        try:
-            self.process.communicate(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.communicate()
 
     def requests(self) -> dict[str, int]:
         """Give requests by verb since the last time, and start over."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import statistics
 import subprocess
 import time
@@ -49,7 +48,6 @@ class Bench:
         """Make a corpus once, on disk for programs to compare with, in memory for the server."""
         if name not in self.sources:
             self.sources[name] = corpus.make(name)
-            shutil.rmtree(self.source_folder(name), ignore_errors=True)
             corpus.write(self.sources[name], self.source_folder(name))
         return self.sources[name]
 

@@ -21,16 +21,14 @@ import gc
 import http.client
 import json
 import socket
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 from typing_extensions import override
 
+from tests.bench.child import Child
 from tests.bench.s3control import Control, ControlPort
 from tests.bench.s3http import Answer, Connection, Request
 from tests.bench.s3routes import S3
@@ -142,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-class Server:
+class Server(Child):
     """The server as a child process; every method but `start` and `stop` is one control request."""
 
     def __init__(
@@ -155,54 +153,12 @@ class Server:
         buckets: Iterable[str] = (),
         port: int = 0,
     ) -> None:
-        self.argv = [sys.executable, "-m", "tests.bench.s3server", "--until-stdin-closes", "--delay", str(delay_s)]
-        self.argv += ["--port", str(port)]
+        super().__init__("tests.bench.s3server", "--until-stdin-closes", "--delay", str(delay_s), "--port", str(port))
         self.argv += ["--verify-signature"] * verify_signature + ["--versioned"] * versioned
         for quirk in quirks:
             self.argv += ["--quirk", quirk]
         for bucket in buckets:
             self.argv += ["--bucket", bucket]
-        self.process: subprocess.Popen[bytes] | None = None
-        self.port = port
-        self.control_port = 0
-
-    def start(self) -> Self:
-        root = Path(__file__).resolve().parents[2]
-        self.process = subprocess.Popen(self.argv, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the S3 server ended with {self.process.wait()}")
-        ready = json.loads(line)
-        self.port, self.control_port = ready["port"], ready["control_port"]
-        return self
-
-    def stop(self) -> None:
-        if self.process is None:
-            return
-        process, self.process = self.process, None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def url(self) -> str:
-        """The endpoint, `http://127.0.0.1:PORT`."""
-        return f"http://127.0.0.1:{self.port}"
 
     def store_url(self, bucket: str) -> str:
         return f"s3://{bucket}"
@@ -225,7 +181,7 @@ class Server:
         self, method: str = "GET", path: str = "", body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> bytes:
         """Send one control request. Raises RuntimeError with what the server said."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.ready["control_port"], timeout=60)
         try:
             connection.request(method, "/__control" + path, body, dict(headers or {}))
             answer = connection.getresponse()

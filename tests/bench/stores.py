@@ -7,7 +7,6 @@ moment. What a store may cost at most, as a multiple of s3://, are the limits of
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 import time
@@ -117,7 +116,6 @@ STORES = {
 def measure(names: list[str], runs: int, delay_s: float, folder: Path) -> list[Sample]:
     """Grep each store `runs` times; the first is always s3."""
     source = folder / "source" / "clusters"
-    shutil.rmtree(source, ignore_errors=True)
     corpus.write(corpus.make("clusters"), source)
     expected, _, _ = lines(GREP, source, 60)
     samples = []
