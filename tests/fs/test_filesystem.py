@@ -32,9 +32,8 @@ from kopsfs.errors import (
     ReadOnlyError,
 )
 from kopsfs.fs.namespace import RENAME_NOREPLACE, Caller
-from tests.support.lives import Life, Machine, run
+from tests.support.lives import Body, Life, Machine, during
 
-Body = Callable[[Life], Awaitable[None]]
 ME = Caller(0, 0, 0)
 
 
@@ -44,15 +43,6 @@ def machine(tmp_path: Path) -> Machine:
     made.put("c/config", b"config")
     made.put("c/pki/private/key", b"secret")
     return made
-
-
-def during(machine: Machine, body: Body, **settings: object) -> None:
-    async def main() -> None:
-        async with machine.life(**settings) as life:
-            await body(life)
-            life.check()
-
-    run(main)
 
 
 def test_stat_shows_kind_size_mode_and_links(machine: Machine) -> None:

@@ -10,8 +10,8 @@ import pytest
 from kopsfs.errors import HeldError, OccupiedError
 from kopsfs.fuse import errno_of
 from tests.conftest import ExpectLog
-from tests.fs.test_semantics_core import INITIAL, during, machine
-from tests.support.lives import Life, Machine
+from tests.fs.test_semantics_core import INITIAL, machine
+from tests.support.lives import Life, Machine, during
 
 __all__ = ["machine"]
 

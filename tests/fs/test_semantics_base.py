@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ import trio
 from kopsfs.fs.seen import Seen
 from kopsfs.store.driver import ABSENT, Version
 from tests.conftest import ExpectLog
-from tests.support.lives import Life, Machine, run
-
-Body = Callable[[Life], Awaitable[None]]
+from tests.support.lives import Body, Life, Machine, during
 
 
 @pytest.fixture
@@ -23,15 +20,6 @@ def machine(tmp_path: Path) -> Machine:
     machine = Machine(tmp_path)
     machine.put("c/config", b"config")
     return machine
-
-
-def during(machine: Machine, body: Body) -> None:
-    async def main() -> None:
-        async with machine.life() as life:
-            await body(life)
-            life.check()
-
-    run(main)
 
 
 def theirs_between(machine: Machine, save: Body, thread: int = 0) -> None:

@@ -22,9 +22,8 @@ from kopsfs.errors import (
     TransientError,
 )
 from tests.conftest import ExpectLog
-from tests.support.lives import Life, Machine, run
+from tests.support.lives import Life, Machine, during
 
-Body = Callable[[Life], Awaitable[None]]
 INITIAL = {"c/config": b"config", "c/instancegroup/nodes": b"nodes", "c/pki/issued/ca": b"ca"}
 
 
@@ -34,15 +33,6 @@ def machine(tmp_path: Path) -> Machine:
     for key, data in INITIAL.items():
         made.put(key, data)
     return made
-
-
-def during(machine: Machine, body: Body, **settings: object) -> None:
-    async def main() -> None:
-        async with machine.life(**settings) as life:
-            await body(life)
-            life.check()
-
-    run(main)
 
 
 # -- 1: exact bytes -------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import trio
 
 from kopsfs.errors import ExistsError, HeldError
 from tests.conftest import ExpectLog
-from tests.fs.test_semantics_core import INITIAL, during, machine
-from tests.support.lives import Life, Machine
+from tests.fs.test_semantics_core import INITIAL, machine
+from tests.support.lives import Life, Machine, during
 
 __all__ = ["machine"]
 

@@ -73,6 +73,8 @@ class Server:
     """(verb, condition as sent, status)."""
     before: Callable[[str, str], None] | None = None
     """Called before each request: another client's move."""
+    stored: Callable[[str], None] | None = None
+    """Called with the key when a PUT has acted and before it is answered."""
     _said_409: bool = False
 
     def answer(self, request: Request) -> Answer:
@@ -90,6 +92,8 @@ class Server:
         if method == "PUT":
             body = request.body if isinstance(request.body, bytes) else request.body.read(request.body_size)  # type: ignore[union-attr]
             self.objects[key] = body
+            if self.stored is not None:
+                self.stored(key)
             versioned = {"x-amz-version-id": "v"} if self.habits.versioned else {}
             return Answer(200, {"etag": _etag(body), **versioned}, b"")
         if method == "DELETE":

@@ -18,7 +18,6 @@ import trio.testing
 
 from kopsfs.errors import ConfigError, ConflictError, DeniedError, TransientError
 from kopsfs.store import ABSENT, ANY, Capabilities, Key, Store, Version
-from kopsfs.store.driver import Answer, Request
 from kopsfs.store.store import over
 from tests.store.simulated import (
     AWS,
@@ -319,15 +318,7 @@ def test_whoever_is_overwritten_in_the_same_instant_reads_it_back(habits: Habits
         if op == "replace":
             server.objects[K] = b"one"
         expected = (await store.head(K)).version if op == "replace" else ABSENT
-        before = server.answer
-
-        def other(request: Request) -> Answer:
-            answer = before(request)
-            if request.method == "PUT" and answer.status == 200:
-                server.objects[K] = b"theirs"
-            return answer
-
-        server.answer = other  # type: ignore[method-assign]
+        server.stored = lambda key: server.objects.update({key: b"theirs"})
         with pytest.raises(ConflictError):
             await store.put(K, b"ours", 4, expected=expected)
         assert server.objects[K] == b"theirs"
@@ -337,15 +328,7 @@ def test_whoever_is_overwritten_in_the_same_instant_reads_it_back(habits: Habits
 
 def test_a_creation_that_was_removed_at_once_was_a_creation() -> None:
     async def body(store: Store, server: Server, engine: SimulatedEngine) -> None:
-        before = server.answer
-
-        def other(request: Request) -> Answer:
-            answer = before(request)
-            if request.method == "PUT":
-                del server.objects[K]
-            return answer
-
-        server.answer = other  # type: ignore[method-assign]
+        server.stored = server.objects.__delitem__
         await store.put(K, b"ours", 4, expected=ABSENT)
 
     run(S3RVER, body)

@@ -483,3 +483,17 @@ def run(main: Callable[[], Awaitable[T]], seed: int = 0) -> T:
         mock.patch.object(writeback_module, "time", stand_in),
     ):
         return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+Body = Callable[[Life], Awaitable[None]]
+
+
+def during(machine: Machine, body: Body, **settings: object) -> None:
+    """Do `body` in one life; what must hold at any moment holds at its end."""
+
+    async def main() -> None:
+        async with machine.life(**settings) as life:
+            await body(life)
+            life.check()
+
+    run(main)
