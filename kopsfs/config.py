@@ -198,7 +198,7 @@ class Config:
         kind=Kind.PATH,
         metavar="FILE",
     )
-    debug: bool = option("running", False, "log every request; the same as --log-level=debug", short="-d")
+    debug: bool = option("running", False, "log every request to the store; the same as --log-level=debug", short="-d")
 
     # -- not settable: derived, or handed through
     control_socket: Path = Path()

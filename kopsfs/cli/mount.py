@@ -31,7 +31,8 @@ examples:
 The mount point must be an empty directory. A size is 64M or 1G, a time 500ms, 5s or 1m.
 Every long option is also a variable: --max-staleness is KOPSFS_MAX_STALENESS.
 
-exit status: 0 mounted; 2 usage; 66 no such mount point; 69 store unreachable; 77 denied; 78 configuration
+exit status: 0 mounted; 2 usage; 66 mount point missing, not empty or in use; 69 store unreachable; 75 something is left over
+(--foreground); 77 denied; 78 configuration
 """
 
 

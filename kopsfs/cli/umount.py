@@ -24,7 +24,7 @@ examples:
   kopsfs umount s3://clusters.example.com  by store, where it is mounted once
 
 exit status: 0 nothing is left to upload; 2 usage; 66 no such mount; 75 something is left over (it is kept, and sent by
-the next mount)
+the next mount), or the mount is in use
 """
 
 

@@ -35,7 +35,7 @@ def words(text: str) -> str:
 def sentence(text: str) -> str:
     """Write a help text as sentences, one to a line."""
     text = text[:1].upper() + text[1:]
-    return escape(re.sub(r"\. (?=[A-Z])", ".\n", text if text.endswith(".") else text + "."))
+    return escape(re.sub(r"\. (?=[A-Z])", ".\n", text if text.endswith((".", "?", "…")) else text + "."))
 
 
 def command_sections() -> str:
