@@ -153,7 +153,7 @@ class Demo:
         print("   somebody else:   minSize: 3, straight into the store")
         group.write_text(mine)
         print("   you:             save")
-        self.run("kopsfs flush .")
+        self.run("kopsfs flush .", status=1)
         check("minSize: 3" in self.other_machine(get=GROUP)["text"], "somebody else's edit was overwritten")
         self.run("kopsfs conflicts .", status=1)
         self.run(f"kopsfs conflicts . diff {shlex.quote(GROUP)}")
