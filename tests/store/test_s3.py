@@ -23,7 +23,9 @@ from kopsfs.store.driver import ABSENT, ANY, Answer, Key, Prefix, Version
 from kopsfs.store.rest import HASHED_MAX, http_date_ns
 from kopsfs.store.s3 import S3Driver
 from kopsfs.store.s3_site import aws_site, custom_site
+from tests.store.harness import StoreFace
 from tests.support.s3 import AWS, CUSTOM, KEY, driver_of, error_answer, headers_of
+from tests.support.wire import Wire
 
 # -- where a bucket is -------------------------------------------------------------------------------
 
@@ -433,3 +435,74 @@ def test_ended_credentials_are_read_again(tmp_path: Path) -> None:
     assert headers["x-amz-security-token"] == "t2"
     assert "Credential=NEW/" in headers["authorization"]
     assert not driver.refresh_due()
+
+
+# -- bytes and digests -------------------------------------------------------------------------------
+
+LIKE_MD5 = "b" * 32
+
+
+def got(data: bytes, etag: str, **headers: str) -> Answer:
+    return Answer(
+        200, {"etag": f'"{etag}"', **{name.replace("_", "-"): value for name, value in headers.items()}}, data
+    )
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def test_bytes_that_are_not_those_of_the_etag_are_asked_for_again() -> None:
+    driver = driver_of(CUSTOM)
+    with pytest.raises(TransientError, match="not those of the ETag"):
+        driver.parse_get(KEY, got(b"ha", md5(b"half")))
+    with pytest.raises(TransientError):
+        driver.parse_get(KEY, got(b"hal", md5(b"half")))
+    assert driver.parse_get(KEY, got(b"half", md5(b"half"))).md5 == md5(b"half")
+
+
+def test_a_server_whose_etags_are_no_md5s_stays_readable() -> None:
+    driver = driver_of(CUSTOM)
+    for key in (KEY, Key("other")):
+        with pytest.raises(TransientError):
+            driver.parse_get(key, got(b"x", LIKE_MD5))
+    for _ in range(2):
+        for key in (KEY, Key("other")):
+            assert driver.parse_get(key, got(b"x", LIKE_MD5)).version == LIKE_MD5
+    with pytest.raises(TransientError):
+        driver.parse_get(KEY, got(b"y", LIKE_MD5))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        got(b"x", LIKE_MD5, x_amz_server_side_encryption="aws:kms"),
+        got(b"x", LIKE_MD5, x_amz_server_side_encryption_customer_algorithm="AES256"),
+        got(b"x", f"{LIKE_MD5}-2"),
+        got(b"", LIKE_MD5, content_length="4096"),  # went into a file, which has a digest of its own
+    ],
+    ids=["kms", "customer key", "parts", "into a file"],
+)
+def test_what_is_no_md5_is_not_compared(answer: Answer) -> None:
+    driver_of(AWS).parse_get(KEY, answer)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_half_an_object_is_read_again_by_itself(large: bool) -> None:
+    whole = b"half an object, whole"
+    bodies = [whole, whole[:4]]
+
+    def reply(_connection: int, _number: int, _head: bytes) -> bytes:
+        body = bodies.pop() if len(bodies) > 1 else bodies[0]
+        head = f'HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nETag: "{md5(whole)}"\r\n\r\n'
+        return head.encode() + body
+
+    with Wire(reply) as server:
+        face = StoreFace(driver_of({**CUSTOM, "S3_ENDPOINT": server.url}))
+        try:
+            file = io.BytesIO()
+            info = face.get_into("k", file) if large else face.get("k")[0]
+            data = file.getvalue() if large else face.get("k")[1]
+        finally:
+            face.close()
+    assert (info.size, info.md5, data) == (len(whole), md5(whole), whole)
