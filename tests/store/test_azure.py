@@ -16,7 +16,6 @@ import hmac
 import http.server
 import io
 import json
-import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate, parsedate_to_datetime
@@ -37,6 +36,7 @@ from tests.store.servers import Azurite
 from tests.store.servers import azurite as start_azurite
 from tests.support.certificates import for_localhost
 from tests.support.faultproxy import FaultProxy
+from tests.support.listening import Listener
 
 KEY = Key("c.example.com/config")
 KEYED = {"AZURE_STORAGE_KEY": base64.b64encode(b"hush-hush").decode()}
@@ -380,9 +380,9 @@ class Identity:
             def log_message(self, *_arguments: object) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = Listener(Handler)
         self.environ = {
-            "IDENTITY_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}/msi/token",
+            "IDENTITY_ENDPOINT": f"{self._server.url}/msi/token",
             "IDENTITY_HEADER": "secret",
             "PATH": "/usr/bin:/bin",
             "HOME": "/none",
@@ -404,14 +404,8 @@ class Identity:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Identity]:
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
+        with self._server:
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
 
 @pytest.fixture(scope="module")
