@@ -12,7 +12,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -135,10 +134,10 @@ OVER_16_MIB = {"concurrency.reads_while_a_large_file_is_written", "data.size_64_
 
 
 def failed_checks(mount: Mount, corpus: Path, report: Path, only: str = "") -> tuple[set[str], str]:
-    """Run checks of the suite; the names of those that failed, and its summary."""
+    """Run checks of the suite, as who mounted; the names of those that failed, and its summary."""
     program = str(corpus / "mount/check_programs.py")
-    words = [sys.executable, program, str(mount.path), "--json", str(report), "--timeout", "120", "--only", only]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=3600)
+    words = [mount.python, program, str(mount.path), "--json", str(report), "--timeout", "120", "--only", only]
+    done = subprocess.run([*mount.before, *words], capture_output=True, text=True, check=False, timeout=3600)
     assert report.exists(), done.stdout + done.stderr
     print(done.stdout)
     rows = json.loads(report.read_text())["checks"]
@@ -146,24 +145,28 @@ def failed_checks(mount: Mount, corpus: Path, report: Path, only: str = "") -> t
     return {f"{row['group']}.{row['name']}" for row in bad}, done.stdout.splitlines()[-1]
 
 
+def real_programs(mount: Mount, corpus: Path, directory: Path, known: set[str] = KNOWN) -> str:
+    """The suite that is kept beside the project: editors, shells, git, rsync, kops's and kubelet's ways with files.
+
+    Some of its checks are about seconds, so what fails is asked once more, alone. Gives what came of it.
+    """
+    failed, summary = failed_checks(mount, corpus, directory / "report.json")
+    if failed - known:
+        again = "|".join(re.escape(name) for name in failed - known)
+        failed, _ = failed_checks(mount, corpus, directory / "again.json", f"^(?:{again})$")
+    assert failed <= known, summary
+    return f"{summary}; failed alone, too: {sorted(failed)}"
+
+
 @slow
 @rows([*remotes.COMPLETE, remotes.K8S, remotes.MEMFS])
 def test_real_programs(
     row: Row, remote: Remote, mounted: MakeMount, corpus: Path, tmp_path: Path, counted: Counted
 ) -> None:
-    """The suite that is kept beside the project: editors, shells, git, rsync, kops's and kubelet's ways with files.
-
-    Some of its checks are about seconds, so what fails is asked once more, alone.
-    """
     options = ["--allow-other"] if os.geteuid() == 0 else []
     # 40 MB are one request, which an emulator on a busy machine takes longer for than a person would wait.
     mount = mounted(remote, *options, "--request-budget=100", expect=("",))
-    failed, summary = failed_checks(mount, corpus, tmp_path / "report.json")
     known = KNOWN | (OVER_16_MIB if row.scheme == "k8s" else set())
-    if failed - known:
-        again = "|".join(re.escape(name) for name in failed - known)
-        failed, _ = failed_checks(mount, corpus, tmp_path / "again.json", f"^(?:{again})$")
-    counted(f"{summary}; failed alone, too: {sorted(failed)}")
-    assert failed <= known
+    counted(real_programs(mount, corpus, tmp_path, known))
     assert mount.flush() == 0
     mount.healthy()
