@@ -29,14 +29,12 @@ from tests.store.servers import Azurite, S3Server
 from tests.store.servers_swift import SwiftServer
 
 
-class BucketRemote:
-    """A bucket of an S3 server, for any of S3's relatives."""
+class CalledRemote:
+    """A server that does what its owner says by `call`."""
 
-    def __init__(self, scheme: str, server: S3Server, *, versioned: bool = False) -> None:
-        self.server = server
-        self.bucket = server.new_bucket(versioned=versioned)
-        self.url = f"{scheme}://{self.bucket}"
-        self.environment: Mapping[str, str] = server.environment
+    server: S3Server | Azurite
+    space: str
+    """The path of the bucket or container."""
 
     def put(self, key: str, data: bytes) -> object:
         return self.server.call("PUT", self._path(key), body=data)
@@ -47,18 +45,29 @@ class BucketRemote:
     def delete(self, key: str) -> None:
         self.server.call("DELETE", self._path(key))
 
+    def _path(self, key: str) -> str:
+        return f"{self.space}/{urllib.parse.quote(key)}"
+
+
+class BucketRemote(CalledRemote):
+    """A bucket of an S3 server, for any of S3's relatives."""
+
+    def __init__(self, scheme: str, server: S3Server, *, versioned: bool = False) -> None:
+        self.server = server
+        bucket = server.new_bucket(versioned=versioned)
+        self.space = f"/{bucket}"
+        self.url = f"{scheme}://{bucket}"
+        self.environment: Mapping[str, str] = server.environment
+
     def keys(self) -> list[str]:
-        found = ET.fromstring(self.server.call("GET", f"/{self.bucket}", "list-type=2"))
+        found = ET.fromstring(self.server.call("GET", self.space, "list-type=2"))
         return [str(e.text) for e in found.iter() if e.tag.rpartition("}")[2] == "Key"]
 
     def history(self) -> list[str]:
         """The MD5 of every version that a versioned bucket has kept of its objects."""
-        found = ET.fromstring(self.server.call("GET", f"/{self.bucket}", "versions="))
+        found = ET.fromstring(self.server.call("GET", self.space, "versions="))
         rows = [row for row in found if row.tag.rpartition("}")[2] == "Version"]
         return [str(e.text).strip('"') for row in rows for e in row if e.tag.rpartition("}")[2] == "ETag"]
-
-    def _path(self, key: str) -> str:
-        return f"/{self.bucket}/{urllib.parse.quote(key)}"
 
 
 class GsRemote:
@@ -109,30 +118,18 @@ class OssRemote:
             return sorted(self.objects)
 
 
-class AzureRemote:
+class AzureRemote(CalledRemote):
     """A container of Azurite."""
 
     def __init__(self, server: Azurite) -> None:
         self.server = server
-        self.container = server.new_container()
-        self.url = f"azureblob://{server.account}/{self.container}"
+        self.space = server.new_container()
+        self.url = f"azureblob://{server.account}/{self.space}"
         self.environment: Mapping[str, str] = server.environment
 
-    def put(self, key: str, data: bytes) -> object:
-        return self.server.call("PUT", self._path(key), body=data)
-
-    def get(self, key: str) -> bytes:
-        return self.server.call("GET", self._path(key))
-
-    def delete(self, key: str) -> None:
-        self.server.call("DELETE", self._path(key))
-
     def keys(self) -> list[str]:
-        found = ET.fromstring(self.server.call("GET", self.container, [("comp", "list"), ("restype", "container")]))
+        found = ET.fromstring(self.server.call("GET", self.space, [("comp", "list"), ("restype", "container")]))
         return [str(each.text) for each in found.iterfind("Blobs/Blob/Name")]
-
-    def _path(self, key: str) -> str:
-        return f"{self.container}/{urllib.parse.quote(key)}"
 
 
 class SwiftRemote:
