@@ -328,7 +328,8 @@ def find(target: str | Path, environ: Mapping[str, str] | None = None, *, uid: i
             raise StuckError(gone(mount.mountpoint))
         raise InputError(f"no kopsfs daemon serves {target}")
     if len(found) > 1:
-        raise InputError(f"{target} is mounted {len(found)} times; name the mount point")
+        other = "mount point" if "://" in str(target) else "store"
+        raise InputError(f"{target} is mounted {len(found)} times; name the {other}")
     return found[0]
 
 

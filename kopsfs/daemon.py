@@ -40,7 +40,7 @@ from kopsfs.fs.filesystem import Filesystem
 from kopsfs.fs.guard import make_guard
 from kopsfs.fs.journal import Conflict, Journal
 from kopsfs.fs.parts import Parts
-from kopsfs.mounts import clear_dead, detach
+from kopsfs.mounts import check_free, clear_dead, detach
 from kopsfs.store import Store, open_store, parse
 from kopsfs.systemd import notify, watchdog_interval_s
 
@@ -253,6 +253,7 @@ class _Daemon:
     def _mount(self) -> None:
         config = self.config
         clear_dead(config.mountpoint)
+        check_free(config.mountpoint)  # again: another mount may have begun when this one did
         try:
             fuse.mount(self.operations, config.mountpoint, source=config.state, allow_other=config.allow_other)
         except RuntimeError as error:  # libfuse has said why on stderr

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kopsfs.errors import ConfigError
+from kopsfs.errors import ConfigError, InputError
 
 FILE_SYSTEM_TYPE: Final = "fuse.kopsfs"
 """The type our mounts carry: `fuse.` and the `subtype` mount option."""
@@ -135,6 +135,14 @@ def abort(mount: Mount) -> None:
     minor = mount.device.partition(":")[2]
     with contextlib.suppress(OSError):
         Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1", encoding="ascii")
+
+
+def check_free(mountpoint: Path) -> None:
+    """Raise InputError where FUSE has something mounted: it would lie below, and what is written there be out of sight."""
+    found = mount_at(mountpoint)
+    if found is not None and found.type.startswith("fuse"):
+        what = "kopsfs" if found.ours else found.type
+        raise InputError(f"{mountpoint} is mounted already ({what}, {found.source}); kopsfs umount {mountpoint}")
 
 
 def clear_dead(mountpoint: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from kopsfs.errors import ConfigError, InputError
-from kopsfs.mounts import is_dead, mount_at
+from kopsfs.mounts import check_free, is_dead, mount_at
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
@@ -59,10 +59,7 @@ def check_mountpoint(mountpoint: Path) -> str:
         if dead is None or not dead.ours:
             raise InputError(f"{mountpoint} is a dead mount, not of kopsfs; fusermount3 -uz {mountpoint}")
         return f"the daemon of {mountpoint} is gone; its dead mount is replaced"
-    found = mount_at(mountpoint)
-    if found is not None and found.type.startswith("fuse"):
-        what = "kopsfs" if found.ours else found.type
-        raise InputError(f"{mountpoint} is mounted already ({what}, {found.source}); kopsfs umount {mountpoint}")
+    check_free(mountpoint)
     try:
         mode = mountpoint.stat().st_mode
         if not stat.S_ISDIR(mode):

@@ -215,6 +215,21 @@ def test_a_dead_mount_can_be_unmounted(bench: Bench) -> None:
     assert mount_at(bench.mountpoint) is None
 
 
+def test_of_two_mounts_that_begin_at_once_one_gives_way(bench: Bench) -> None:
+    """The second has looked before the first was there: its look is left out."""
+    bench.mount()
+    unseeing = (
+        "from kopsfs.cli import main, mount\nmount.check_mountpoint = lambda _: ''\n"
+        f"raise SystemExit(main(['mount', 'memfs://demo', {str(bench.mountpoint)!r}, '--state-dir', 'other', '--cache-dir', 'other-cache']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", unseeing], cwd=bench.directory, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 66
+    assert f"{bench.mountpoint} is mounted already" in done.stderr
+    assert os.listdir(bench.mountpoint) == ["a"]
+
+
 def test_who_may_not_mount_there_is_told_so(bench: Bench) -> None:
     if os.geteuid() == 0:
         bench.before = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
