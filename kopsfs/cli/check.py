@@ -46,7 +46,7 @@ def register(subparsers: program.Subparsers) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     if not (parsed.clusters or parsed.all):
-        raise program.UsageError("name a cluster, or --all; see kopsfs check --help")
+        raise program.UsageError("name a cluster (. is the one here), or --all; see kopsfs check --help")
     from kopsfs.cli import checked
 
     return checked.run(parsed)

@@ -78,7 +78,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     if not (parsed.list_rules or parsed.clusters or parsed.all or parsed.filename or parsed.stdin):
-        raise program.UsageError("name a cluster, or --all, or -f FILE; see kopsfs validate --help")
+        raise program.UsageError("name a cluster (. is the one here), or --all, or -f FILE; see kopsfs validate --help")
     from kopsfs.cli import judged
 
     return judged.run(parsed)
