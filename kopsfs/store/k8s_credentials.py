@@ -2,8 +2,9 @@
 
 As kops (client-go) finds it: the kubeconfig files of `KUBECONFIG`, else `~/.kube/config`, in them the context that the URL
 names, else the current one; where there is no kubeconfig at all, the account of the pod. The `kubernetes` client reads all
-of that: certificates, token files, exec plugins, OIDC. `Access` keeps what it read, and reads again before a token ends,
-every minute where a token lies in a file, and at once when the server refuses it.
+of that in a process of its own (`k8s_kubeconfig`): certificates, token files, exec plugins, OIDC. `Access` keeps what it
+said, and asks again before a token ends and at once when the server refuses it; a token that lies in a file is read from
+there every minute.
 
 Source: client-go tools/clientcmd (loader.go, client_config.go DeferredLoadingClientConfig), rest/config.go
 (InClusterConfig), transport/token_source.go (files once a minute); kops cmd/kops/util/factory.go.
@@ -12,27 +13,31 @@ Source: client-go tools/clientcmd (loader.go, client_config.go DeferredLoadingCl
 from __future__ import annotations
 
 import base64
-import importlib
+import contextlib
+import copy
 import ipaddress
 import logging
 import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
-from kopsfs.errors import ConfigError, DeniedError, KopsfsError, RefusedError, TransientError
+from kopsfs.errors import ConfigError, DeniedError, KopsfsError, RefusedError, StoreError, TransientError
+from kopsfs.store.outside import ask
 from kopsfs.store.renewal import renew_at
 
 log = logging.getLogger(__name__)
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+READER: Final = "kopsfs.store.k8s_kubeconfig"
+PLUGIN_S: Final = 300.0
+"""An exec plugin may wait for a person who logs in."""
 REREAD_S: Final = 60.0
 """A token in a file may be replaced at any time."""
 MARGIN_S: Final = 60.0
@@ -57,6 +62,27 @@ class Connection:
     ends: float
 
 
+@dataclass(frozen=True, slots=True)
+class Pem:
+    """A certificate or key: in a file, or as it stood in the kubeconfig."""
+
+    path: str
+    data: str = field(repr=False)
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[str]:
+        """Give a name under which OpenSSL can read it, empty if there is none; data never reach a disk."""
+        if not self.data:
+            yield self.path
+            return
+        fd = os.memfd_create("kopsfs")
+        try:
+            os.write(fd, base64.b64decode(self.data))
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+
+
 class Access:
     """What a URL's context means. Methods may be called from any thread and may block: exec plugins run in them."""
 
@@ -77,6 +103,12 @@ class Access:
         self._files = _kubeconfigs(environ)
         self._changing = threading.Lock()
         self._now: Connection | None = None
+        self._row: dict[str, Any] | None = None
+        """What `_now` was made of."""
+        self._written: tuple[object, dict[str, Any]] | None = None
+        """What was all written in the kubeconfig, and in which state of that; None: something has to be run for it."""
+        self._failure: tuple[float, KopsfsError] | None = None
+        """How the last attempt ended, and when, by `time.monotonic()`."""
         self._not_before = float("-inf")
         self.accepted = False
         """Whether the server has ever taken the credentials; set by `k8s_api.Api`."""
@@ -90,7 +122,26 @@ class Access:
             if (service_account / "namespace").exists():
                 self.namespace = (service_account / "namespace").read_text().strip()
         else:
-            self._read_context()
+            self._find_context()
+
+    def _find_context(self) -> None:
+        self.user = "nobody"
+        state = self._state()
+        try:
+            row = self._ask("context")
+        except StoreError as error:
+            raise ConfigError(error.detail) from error
+        self.context, self.user, self.namespace = row["context"], row["user"], row["namespace"]
+        if row["login"] is not None:
+            self._written = (state, row["login"])
+
+    def _state(self) -> tuple[object, ...]:
+        return tuple(_stamp(str(path)) for path in self._files)
+
+    def _ask(self, question: str) -> dict[str, Any]:
+        words = [self.context, *map(str, self._files)] if self._files else [str(self._account)]
+        what = "cannot read the kubeconfig" if question == "context" else f"user {self.user}"
+        return ask(READER, question, *words, environ=self._environ, what=what, extra="k8s", timeout_s=PLUGIN_S)
 
     @property
     def origin(self) -> str:
@@ -111,21 +162,25 @@ class Access:
         if now is not None and self._clock() < max(now.renew_at, self._not_before):
             return now
         waits = now is None or self._clock() >= now.ends
+        arrived = time.monotonic()
         if not self._changing.acquire(blocking=waits):
             assert now is not None
             return now
         try:
             if self._now is now:
-                self._renew()
+                self._renew(arrived)
         finally:
             self._changing.release()
         assert self._now is not None
         return self._now
 
-    def _renew(self) -> None:
-        """Read again; what fails leaves the old ones in use as long as they are good."""
+    def _renew(self, arrived: float) -> None:
+        """Ask again, or read the token's file; what fails leaves the old ones in use as long as they are good."""
         try:
-            self._now = self._load()
+            if self._now is not None and self._row is not None and self._row["token_file"]:
+                self._now = self._connection(self._row)
+            else:
+                self._load(arrived)
         except KopsfsError as error:
             self._not_before = self._clock() + RETRY_S
             if self._now is None or self._clock() >= self._now.ends:
@@ -137,10 +192,11 @@ class Access:
 
         Raises as `connection`.
         """
+        arrived = time.monotonic()
         with self._changing:
             if self._now is used:
                 try:
-                    self._now = self._load()
+                    self._load(arrived)
                 except KopsfsError as error:
                     raise self._judged(error) from error
             assert self._now is not None
@@ -154,144 +210,55 @@ class Access:
 
     def reload(self) -> None:
         """Read again before the next request."""
-        self._now, self._not_before = None, float("-inf")
-
-    # -- kubeconfig --------------------------------------------------------------------------------
-
-    def _merged(self) -> Any:
-        import yaml
-
-        library = _library()
-
-        paths = [str(path) for path in self._files if path.exists()]
-        where = self.origin
-        if not paths:
-            raise ConfigError(f"no kubeconfig at {where}: set KUBECONFIG, or make one with `kubectl config`")
-        try:
-            merger = library.kube_config.KubeConfigMerger(os.pathsep.join(paths))
-        except (library.ConfigException, yaml.YAMLError, OSError, AttributeError, TypeError, ValueError) as error:
-            raise ConfigError(f"cannot read the kubeconfig {where}: {_one_line(error)}") from error
-        if merger.config is None:
-            raise ConfigError(f"the kubeconfig {where} is empty: set KUBECONFIG to another")
-        return merger
-
-    def _read_context(self) -> None:
-        config = self._merged().config.value
-        contexts = {str(each["name"]): each.value.get("context") or {} for each in config["contexts"]}
-        name = self.context or config.get("current-context") or ""
-        there = ", ".join(contexts) or "none"
-        if not name:
-            raise ConfigError(f"{self.origin} has no current context: write k8s://CONTEXT; there are: {there}")
-        if name not in contexts and name.rpartition("@")[2] in contexts:
-            name = name.rpartition("@")[2]  # as kops reads it: url.Parse takes what is before the @ for a user
-        if name not in contexts:
-            raise ConfigError(f"{self.origin} has no context {name}: write k8s://CONTEXT; there are: {there}")
-        context = contexts[name]
-        clusters = {str(each["name"]) for each in config["clusters"]}
-        if str(context.get("cluster")) not in clusters:
-            raise ConfigError(f"context {name} of {self.origin} has no cluster: `kubectl config set-context {name}`")
-        self.context = name
-        self.user = str(context.get("user") or "nobody")
-        self.namespace = str(context.get("namespace") or "")
+        self._now, self._written, self._not_before = None, None, float("-inf")
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def _load(self) -> Connection:
-        configuration = _configuration()
-        ends, rereads, proxy = float("inf"), True, ""
+    def _load(self, arrived: float) -> None:
+        """Ask; who arrived while an attempt was under way that failed fails with it."""
+        if self._failure is not None and self._failure[0] >= arrived:
+            raise copy.copy(self._failure[1])
+        state = self._state()
         try:
-            if self._files:
-                ends, rereads, proxy = self._load_context(configuration)
+            if self._written is not None and self._written[0] == state:
+                row = self._written[1]
             else:
-                self._load_account(configuration)
-        except _library().ConfigException as error:
-            raise RefusedError("open", "", f"{self.origin}: {_one_line(error)}") from error
-        except OSError as error:
-            raise RefusedError("open", "", f"{self.origin}: {error}") from error
-        now = self._clock()
-        due = renew_at(None if ends == float("inf") else ends, now, MARGIN_S)
-        due = min(due, now + REREAD_S if rereads else float("inf"))
-        return self._connection(configuration, proxy, due, ends)
+                row = self._ask("login" if self._files else "account")
+                self._written = None if row["ran"] else (state, row)
+            self._now = self._connection(row)
+        except KopsfsError as error:
+            self._failure = (time.monotonic(), error)
+            raise
+        self._row = row
 
-    def _load_account(self, configuration: Any) -> None:
-        _library().incluster_config.InClusterConfigLoader(
-            str(self._account / "token"), str(self._account / "ca.crt"), try_refresh_token=False, environ=self._environ
-        ).load_and_set(configuration)
-
-    def _load_context(self, configuration: Any) -> tuple[float, bool, str]:
-        """Set what the context says; give when its token ends, whether it lies in a file, and the proxy."""
-        merger = self._merged()
-        users = [each for each in merger.config["users"].value if each["name"] == self.user]
-        user = users[0].value.get("user") or {} if users else {}
-        context = merger.config["contexts"].get_with_name(self.context)["context"]
-        cluster = merger.config["clusters"].get_with_name(context["cluster"])["cluster"]
-        ends = float("inf")
-        if "exec" in user and not {"auth-provider", "token", "tokenFile"} & set(user):
-            ends = self._run_plugin(users[0].path, user, cluster)
-        loader = _library().kube_config.KubeConfigLoader(
-            config_dict=merger.config,
-            active_context=self.context,
-            config_base_path=None,
-            config_persister=merger.save_changes if "auth-provider" in user else None,
-        )
-        loader.load_and_set(configuration)
-        if (expiry := getattr(loader, "expiry", None)) is not None:
-            ends = expiry.timestamp()
-        return ends, "tokenFile" in user, str(cluster.value.get("proxy-url") or "")
-
-    def _run_plugin(self, file: str, user: dict[str, Any], cluster: Any) -> float:
-        """Run an exec plugin and put what it says in the place of its entry; give when that ends."""
-        library = _library()
-        plugin = user["exec"]
-        command = plugin.get("command", "")
-        try:
-            entry = library.kube_config.ConfigNode("exec", plugin, file)
-            provider = library.exec_provider.ExecProvider(entry, str(Path(file).resolve().parent), cluster)
-            said = provider.run() or {}
-        except FileNotFoundError as error:
-            hint = " ".join(str(plugin.get("installHint") or f"install {command}, or set PATH").split())
-            detail = f"user {self.user}: the exec plugin {command} is not there: {hint}"
-            raise RefusedError("open", "", detail) from error
-        except (library.ConfigException, OSError, AttributeError) as error:
-            detail = f"user {self.user}: the exec plugin {command} fails: {_one_line(error)}"
-            raise RefusedError("open", "", detail) from error
-        del user["exec"]
-        if "token" in said:
-            user["token"] = said["token"]
-        for name, there in (("client-certificate-data", "clientCertificateData"), ("client-key-data", "clientKeyData")):
-            if there in said:
-                user[name] = base64.b64encode(said[there].encode()).decode()
-        if not {"token", "client-certificate-data"} & set(user):
-            detail = f"user {self.user}: the exec plugin {command} gives neither a token nor a certificate"
-            raise RefusedError("open", "", detail)
-        ends = said.get("expirationTimestamp")
-        return datetime.fromisoformat(str(ends)).timestamp() if ends else float("inf")
-
-    def _connection(self, configuration: Any, proxy: str, due: float, ends: float) -> Connection:
-        url = str(configuration.host or "").rstrip("/")
+    def _connection(self, row: Mapping[str, Any]) -> Connection:
+        url = row["url"]
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ConfigError(
                 f"context {self.context} has no server: `kubectl config set-cluster CLUSTER --server=URL`"
             )
-        authority = self._ca_file or configuration.ssl_ca_cert or ""
-        certificate, key = configuration.cert_file or "", configuration.key_file or ""
-        verify = configuration.verify_ssl is not False
-        proxy = proxy or self._proxy(parts.scheme, parts.hostname)
-        same = (url, authority, *map(_stamp, (authority, certificate, key)), verify, proxy)
+        authority = Pem(self._ca_file, "") if self._ca_file else Pem(*row["authority"])
+        pems = (authority, Pem(*row["certificate"]), Pem(*row["key"]))
+        proxy = row["proxy"] or self._proxy(parts.scheme, parts.hostname)
+        same = (url, *pems, *(_stamp(pem.path) for pem in pems), row["verify"], row["server_name"], proxy)
         if self._now is not None and self._now.same == same:
             tls = self._now.tls
         else:
-            tls = _tls(authority, certificate, key, verify=verify) if parts.scheme == "https" else None
-        authorization = str((configuration.api_key or {}).get("BearerToken") or "").strip()
+            tls = _tls(*pems, verify=row["verify"]) if parts.scheme == "https" else None
+        authorization = row["authorization"] if not row["token_file"] else _read_token(row["token_file"])
         if authorization.startswith("bearer "):
             authorization = "B" + authorization[1:]
         if parts.scheme == "http" and not _is_loopback(parts.hostname):
             authorization = (
                 ""  # a secret in the clear. Source: clientcmd/client_config.go ClientConfig, IsConfigTransportTLS
             )
-        name = str(configuration.tls_server_name or "")
-        return Connection(url, authorization, tls, name, proxy, same, due, ends)
+        now = self._clock()
+        due = renew_at(row["ends"], now, MARGIN_S)
+        if row["token_file"]:
+            due = min(due, now + REREAD_S)
+        ends = float("inf") if row["ends"] is None else row["ends"]
+        return Connection(url, authorization, tls, row["server_name"], proxy, same, due, ends)
 
     def _proxy(self, scheme: str, host: str) -> str:
         environ = {name.lower(): value for name, value in self._environ.items()}
@@ -300,16 +267,14 @@ class Access:
         return environ.get(f"{scheme}_proxy", "")
 
 
-def _library() -> Any:
-    """Import the client's configuration half, which takes half a second: its types are as good as none."""
-    importlib.import_module("kubernetes.config.incluster_config")
-    importlib.import_module("kubernetes.config.exec_provider")
-    importlib.import_module("kubernetes.config.kube_config")
-    return importlib.import_module("kubernetes.config")
-
-
-def _configuration() -> Any:
-    return importlib.import_module("kubernetes.client").Configuration()
+def _read_token(path: str) -> str:
+    try:
+        token = Path(path).read_text().strip()
+    except OSError as error:
+        raise RefusedError("open", "", str(error)) from error
+    if not token:
+        raise RefusedError("open", "", f"{path} is empty")
+    return f"Bearer {token}"
 
 
 def _is_loopback(host: str) -> bool:
@@ -320,33 +285,34 @@ def _is_loopback(host: str) -> bool:
 
 
 def _kubeconfigs(environ: Mapping[str, str]) -> list[Path]:
-    named = [Path(part) for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
+    named = [Path(part).absolute() for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
     return named or [Path(environ.get("HOME") or "~").expanduser() / ".kube" / "config"]
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def _stamp(path: str) -> tuple[int, ...]:
+    """Name the state of a file, so that another one differs."""
     try:
         stat = Path(path).stat() if path else None
     except OSError:
-        return 0, 0
-    return (stat.st_mtime_ns, stat.st_size) if stat else (0, 0)
+        return ()
+    return (stat.st_ino, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size) if stat else ()
 
 
-def _tls(authority: str, certificate: str, key: str, *, verify: bool) -> ssl.SSLContext:
+def _tls(authority: Pem, certificate: Pem, key: Pem, *, verify: bool) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=authority or None)
+        with authority.file() as path:
+            context = ssl.create_default_context(cafile=path or None)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"cannot read certificates from {authority!r}: correct certificate-authority") from error
+        where = repr(authority.path) if authority.path else "the kubeconfig"
+        raise ConfigError(f"cannot read certificates from {where}: correct certificate-authority") from error
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if certificate:
+    if certificate.path or certificate.data:
         try:
-            context.load_cert_chain(certificate, key or None)
+            with certificate.file() as path, key.file() as key_path:
+                context.load_cert_chain(path, key_path or None)
         except (OSError, ssl.SSLError) as error:
-            raise RefusedError("open", "", f"client certificate {certificate!r} and key {key!r}: {error}") from error
+            said = f"client certificate {certificate.path!r} and key {key.path!r}: {error}"
+            raise RefusedError("open", "", said) from error
     return context
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -17,16 +17,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from kopsfs.errors import DeniedError, TransientError
+from kopsfs.errors import ConfigError, DeniedError, RefusedError, TransientError
 
 TIMEOUT_S: Final = 60.0
 
 
-def ask(module: str, *words: str, environ: Mapping[str, str], what: str, extra: str) -> dict[str, Any]:
-    """Call `outside(*words)` of a module of ours in another process; up to 60 s, for most SDKs one.
+def ask(
+    module: str, *words: str, environ: Mapping[str, str], what: str, extra: str, timeout_s: float | None = None
+) -> dict[str, Any]:
+    """Call `outside(*words)` of a module of ours in another process; up to 60 s or `timeout_s`, for most SDKs one.
 
-    Raises TransientError and DeniedError; `what` says for people what cannot be had, `extra` brings the SDK.
+    Raises TransientError, DeniedError, RefusedError, ConfigError; `what` says for people what cannot be had, `extra`
+    brings the SDK.
     """
+    timeout_s = timeout_s or TIMEOUT_S
     home = str(Path(__file__).parent.parent.parent)
     path = os.pathsep.join(filter(None, [home, environ.get("PYTHONPATH", "")]))
     try:
@@ -43,10 +47,10 @@ def ask(module: str, *words: str, environ: Mapping[str, str], what: str, extra: 
         raise TransientError("open", detail=f"{what}: cannot start a process: {error}") from error
     with process:
         try:
-            said, complaints = process.communicate(timeout=TIMEOUT_S)
+            said, complaints = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             os.killpg(process.pid, signal.SIGKILL)
-            raise TransientError("open", detail=f"{what}: no answer after {TIMEOUT_S:.0f} s") from error
+            raise TransientError("open", detail=f"{what}: no answer after {timeout_s:.0f} s") from error
     try:
         row: dict[str, Any] = json.loads(said)
     except ValueError:
@@ -56,6 +60,10 @@ def ask(module: str, *words: str, environ: Mapping[str, str], what: str, extra: 
     match row:
         case {"transient": text}:
             raise TransientError("open", detail=f"{what}: {text}")
+        case {"config": text}:
+            raise ConfigError(text)
+        case {"refused": text}:
+            raise RefusedError("open", detail=f"{what}: {text}")
         case {"denied": text}:
             raise DeniedError("open", detail=f"{what}: {text}")
         case {"missing": package}:
@@ -77,6 +85,10 @@ def _answer(module: str, *words: str) -> None:
         row = {"missing": error.name}
     except TransientError as error:
         row = {"transient": error.detail}
+    except ConfigError as error:
+        row = {"config": str(error)}
+    except RefusedError as error:
+        row = {"refused": error.detail}
     except DeniedError as error:
         row = {"denied": error.detail}
     print(json.dumps(row))  # noqa: T201 - the parent reads it

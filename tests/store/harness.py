@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib
 import io
 import json
 import os
@@ -22,11 +23,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
 import pytest
 import trio
 
 from kopsfs.errors import NotFoundError, TransientError
+from kopsfs.store import k8s_credentials
 from kopsfs.store.driver import ANY, Answer, Driver, Expected, HttpDriver, Key, ObjectInfo, Page, Prefix, Request
 from kopsfs.store.file import FileDriver
 from kopsfs.store.gcs import GcsDriver
@@ -166,8 +169,19 @@ def _swift(directory: Path, page_size: int, server: Any) -> Iterator[AnyDriver]:
 
 
 @contextlib.contextmanager
+def kubeconfigs_read_here() -> Iterator[None]:
+    """Without a process of their own, which takes most of a second; that it reads them is tested in `test_k8s_credentials`."""
+
+    def ask(module: str, *words: str, **_: Any) -> Any:
+        return json.loads(json.dumps(importlib.import_module(module).outside(*words)))
+
+    with mock.patch.object(k8s_credentials, "ask", ask):
+        yield
+
+
+@contextlib.contextmanager
 def _k8s(directory: Path, page_size: int, server: object) -> Iterator[AnyDriver]:
-    with K8sServer() as emulator:
+    with K8sServer() as emulator, kubeconfigs_read_here():
         environ = {"KUBECONFIG": str(emulator.kubeconfig(directory / "kubeconfig")), "HOME": str(directory)}
         yield open_driver(parse("k8s://"), Settings(environ=environ, page_size=page_size))
 

@@ -14,7 +14,7 @@ from kopsfs.store.driver import Version
 from kopsfs.store.k8s import open_driver
 from kopsfs.store.url import Settings, parse
 from tests.emulators.k8s import K8sServer
-from tests.store.harness import DriverFace
+from tests.store.harness import DriverFace, kubeconfigs_read_here
 
 C, NS = "c1.example.com", "c1-example-com"
 CLUSTER = b"""# mine
@@ -60,6 +60,7 @@ class Clients:
         self._server = server
         self._directory = directory
         self._opened: list[DriverFace] = []
+        self._here = kubeconfigs_read_here()
 
     def __call__(self, url: str = "k8s://", *, page_size: int = 1000, **context: Any) -> DriverFace:
         config = self._server.kubeconfig(self._directory / f"config{len(self._opened)}", **context)
@@ -68,11 +69,13 @@ class Clients:
         return self._opened[-1]
 
     def __enter__(self) -> Self:
+        self._here.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for face in self._opened:
             face.close()
+        self._here.__exit__(kind, error, at)
 
 
 def listing(face: DriverFace, prefix: str = "") -> dict[str, Version]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,24 +42,6 @@ from tests.store.k8s_world import (
     listing,
     objects,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[K8sServer]:
-    with K8sServer() as started:
-        yield started
-
-
-@pytest.fixture
-def connect(server: K8sServer, tmp_path: Path) -> Iterator[Clients]:
-    with Clients(server, tmp_path) as clients:
-        yield clients
-
-
-@pytest.fixture
-def face(connect: Clients) -> DriverFace:
-    return connect()
-
 
 # -- documents are objects ---------------------------------------------------------------------------------
 

@@ -1,13 +1,15 @@
 """Is the right server asked as the right person, and does that last for days?
 
-What a kubeconfig, a pod and a plugin say goes through the `kubernetes` client; the clock is a number here, so that hours
-pass at once.
+What a kubeconfig, a pod and a plugin say goes through the `kubernetes` client, in a process of its own; the clock is a
+number here, so that hours pass at once.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,12 +20,13 @@ from typing import Any
 import pytest
 
 from kopsfs.errors import ConfigError, DeniedError, TransientError
+from kopsfs.store import k8s_credentials
 from kopsfs.store.driver import ABSENT, Prefix
 from kopsfs.store.k8s import K8sDriver, open_driver
 from kopsfs.store.k8s_credentials import MARGIN_S, REREAD_S, Access
 from kopsfs.store.url import Settings, parse
 from tests.emulators.k8s import K8sServer
-from tests.store.harness import DriverFace
+from tests.store.harness import DriverFace, kubeconfigs_read_here
 
 
 class Clock:
@@ -144,6 +147,128 @@ def test_a_context_that_is_named_is_not_the_pods(server: K8sServer, tmp_path: Pa
         Access("prod", environ, service_account=tmp_path)
 
 
+# -- who reads them -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the process of its own is asked from now on."""
+    questions: list[str] = []
+    ask = k8s_credentials.ask
+
+    def noting(module: str, question: str, *words: str, **how: Any) -> Any:
+        questions.append(question)
+        return ask(module, question, *words, **how)
+
+    monkeypatch.setattr(k8s_credentials, "ask", noting)
+    return questions
+
+
+def test_the_client_is_never_loaded_into_the_daemon(server: K8sServer, tmp_path: Path) -> None:
+    config = server.kubeconfig(tmp_path / "config", **said(tmp_path, "{'token': 'admin-token'}"))
+    program = """
+import sys
+from kopsfs.store import open_driver, parse
+from kopsfs.store.url import Settings
+driver = open_driver(parse("k8s://"), Settings(environ={"KUBECONFIG": sys.argv[1]}))
+driver.list_page("", delimiter=False, token=None, start_after=None)
+driver.close()
+print([name for name in sys.modules if name.partition(".")[0] in {"kubernetes", "oauthlib", "pydantic"}])
+"""
+    done = subprocess.run([sys.executable, "-c", program, config], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_what_is_written_in_a_kubeconfig_is_read_once_until_it_changes(
+    server: K8sServer, tmp_path: Path, clock: Clock, faces: list[DriverFace], asked: list[str]
+) -> None:
+    config = server.kubeconfig(tmp_path / "config")
+    face = client(faces, Access("", {"KUBECONFIG": str(config)}, clock=clock))
+    face.put("k", b"x", ABSENT)
+    server.tokens.clear()
+    for _ in range(3):
+        with pytest.raises(DeniedError, match="does not know the credentials"):
+            face.head("k")
+    assert asked == ["context"], "a refusal says nothing new of the same kubeconfig"
+    server.kubeconfig(config, token=server.issue("admin", 9000.0))
+    assert face.head("k").size == 1
+    assert asked == ["context", "login"]
+
+
+def test_keys_in_a_kubeconfig_are_shown_and_lie_nowhere_else(
+    server: K8sServer, tmp_path: Path, faces: list[DriverFace]
+) -> None:
+    server.users["localhost"] = lambda *asked: True
+    assert server.certificate is not None
+    assert server.key is not None
+    pair = {"client-certificate-data": server.certificate, "client-key-data": server.key}
+    user = {name: base64.b64encode(path.read_bytes()).decode() for name, path in pair.items()}
+    config, scratch = server.kubeconfig(tmp_path / "config", **user), tmp_path / "scratch"
+    scratch.mkdir()
+    access = Access("", {"KUBECONFIG": str(config), "TMPDIR": str(scratch)})
+    assert client(faces, access).page().objects == []
+    assert users(server) == {"localhost"}
+    assert list(scratch.iterdir()) == []
+
+
+def test_who_waits_for_a_plugin_that_fails_fails_with_it(server: K8sServer, tmp_path: Path) -> None:
+    """Its run is not repeated for each request that a listing is made of."""
+    config = server.kubeconfig(tmp_path / "config", **plugin(tmp_path, "sys.exit('please log in')"))
+    access = Access("", {"KUBECONFIG": str(config)})
+    ends: list[str] = []
+    lock, waiting = threading.Lock(), threading.Semaphore(0)
+
+    class Counted:
+        def acquire(self, *, blocking: bool) -> bool:
+            waiting.release()
+            return lock.acquire(blocking=blocking)
+
+        release = staticmethod(lock.release)
+
+    def connect() -> None:
+        try:
+            access.connection()
+        except DeniedError as error:
+            ends.append(error.detail)
+
+    access._changing = Counted()  # type: ignore[assignment]
+    with lock:
+        threads = [threading.Thread(target=connect) for _ in range(7)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            waiting.acquire()
+    for thread in threads:
+        thread.join()
+    assert len(ends) == 7
+    assert set(ends) == {ends[0]}
+    assert calls(tmp_path) == 1
+    with pytest.raises(DeniedError):
+        access.connection()
+    assert calls(tmp_path) == 2, "who comes later tries again"
+
+
+@pytest.mark.parametrize("left", ["", None])
+def test_a_token_file_that_is_empty_or_gone_leaves_the_old_token(
+    left: str | None, server: K8sServer, tmp_path: Path, clock: Clock, faces: list[DriverFace]
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(server.issue("admin", 1000.0))
+    config = server.kubeconfig(tmp_path / "config", tokenFile="token")
+    access = Access("", {"KUBECONFIG": str(config)}, clock=clock)
+    face = client(faces, access)
+    face.page()
+    first = access.connection().authorization
+    token.unlink()
+    if left is not None:
+        token.write_text(left)
+    clock.now += REREAD_S + 1
+    assert access.connection().authorization == first
+    clock.now += 1000
+    with pytest.raises(TransientError, match=r"is empty|No such file"):
+        face.page()
+
+
 # -- that they last -------------------------------------------------------------------------------------------
 
 
@@ -197,13 +322,14 @@ def test_a_plugin_runs_when_its_token_ends_and_not_before(
     ends = [stamp(clock.now + 900.0 * (n + 1)) for n in range(40)]
     user = said(tmp_path, f"{{'token': {tokens!r}[n], 'expirationTimestamp': {ends!r}[n]}}")
     config = server.kubeconfig(tmp_path / "config", **user)
-    face = client(faces, Access("", {"KUBECONFIG": str(config)}, clock=clock))
-    assert calls(tmp_path) == 0, "opening runs nothing"
-    face.put("k", b"x", ABSENT)
-    started = clock.now
-    while clock.now < started + 8 * 3600:
-        assert face.head("k").size == 1
-        clock.now += 120
+    with kubeconfigs_read_here():
+        face = client(faces, Access("", {"KUBECONFIG": str(config)}, clock=clock))
+        assert calls(tmp_path) == 0, "opening runs nothing"
+        face.put("k", b"x", ABSENT)
+        started = clock.now
+        while clock.now < started + 8 * 3600:
+            assert face.head("k").size == 1
+            clock.now += 120
     assert 8 * 4 <= calls(tmp_path) <= 8 * 4 + 3
     assert all(each.status != 401 for each in server.log)
 

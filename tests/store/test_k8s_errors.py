@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +39,6 @@ KINDS = {
     "sshcredentials.kops.k8s.io": f"{C}/pki/ssh/public/admin/{'a' * 32}",
     "secrets": f"{C}/addons/a",
 }
-
-
-@pytest.fixture
-def server() -> Iterator[K8sServer]:
-    with K8sServer() as started:
-        yield started
-
-
-@pytest.fixture
-def connect(server: K8sServer, tmp_path: Path) -> Iterator[Clients]:
-    with Clients(server, tmp_path) as clients:
-        yield clients
 
 
 @pytest.fixture

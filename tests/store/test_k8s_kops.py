@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from kopsfs.store.driver import ABSENT
-from kopsfs.store.url import Settings, open_driver, parse
 from tests.emulators.k8s import K8sServer
 from tests.emulators.k8s_asking import CORE, KOPS, of
 from tests.emulators.k8s_state import KOPS_CRDS
@@ -25,20 +22,6 @@ from tests.store.harness import DriverFace
 C, NS = "c1.example.com", "c1-example-com"
 SENT = json.loads(Path(__file__).with_name("kops-requests.json").read_text())
 SSH = "pki/ssh/public/admin/dc1e1c4a1ed04458d1360fe379d3e72c"
-
-
-@pytest.fixture
-def server() -> Iterator[K8sServer]:
-    with K8sServer() as server:
-        yield server
-
-
-@pytest.fixture
-def face(server: K8sServer, tmp_path: Path) -> Iterator[DriverFace]:
-    environ = {"KUBECONFIG": str(server.kubeconfig(tmp_path / "config")), "HOME": str(tmp_path)}
-    opened = DriverFace(open_driver(parse("k8s://"), Settings(environ=environ)))
-    yield opened
-    opened.close()
 
 
 def test_a_cluster_has_what_kops_always_sends(server: K8sServer, face: DriverFace) -> None:

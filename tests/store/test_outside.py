@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kopsfs.errors import DeniedError, StoreError, TransientError
+from kopsfs.errors import ConfigError, DeniedError, RefusedError, StoreError, TransientError
 from kopsfs.store import outside
 
 
@@ -50,6 +50,11 @@ def test_what_it_writes_beside_its_answer_is_not_read(tmp_path: Path) -> None:
             "no token: 503",
         ),
         (
+            "from kopsfs.errors import RefusedError\nraise RefusedError('open', detail='expired')",
+            RefusedError,
+            "no token: expired",
+        ),
+        (
             "import sdk_that_is_not_there",
             DeniedError,
             "no token: needs sdk_that_is_not_there, which is not there: install kopsfs[cloud]",
@@ -63,6 +68,11 @@ def test_an_error_comes_through_as_it_was_raised(tmp_path: Path, body: str, kind
     with pytest.raises(StoreError) as error:
         asked(tmp_path, body)
     assert (type(error.value), error.value.detail) == (kind, text)
+
+
+def test_a_setting_that_is_wrong_is_said_as_that(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^no such profile: set AWS_PROFILE$"):
+        asked(tmp_path, "from kopsfs.errors import ConfigError\nraise ConfigError('no such profile: set AWS_PROFILE')")
 
 
 def test_a_process_that_cannot_be_started_is_no_denial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
