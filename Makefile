@@ -43,12 +43,14 @@ lint: $(VENV)/.all
 	$(VENV)/bin/flake8-async --enable=ASYNC1,ASYNC2,ASYNC9 $$(git grep -lwE 'async|trio' -- 'kopsfs/*.py')
 	packaging/lint-documents
 
-# Two at once, for two cores: what waits for mounts and servers, and the rest, whose output comes at the end.
-WAITING := tests/fs tests/fuse tests/store
+# Two at once, for two cores: what waits for mounts and servers, and the rest, whose output comes at the end. The servers'
+# packages, minutes of a first run, are fetched meanwhile; a test whose package is not there yet waits for it.
+WAITING := tests/fuse tests/store
 test: $(VENV)/.all
 	@mkdir -p .work; status=0; \
+	$(PY) -m tests.support.packages >.work/packages.log 2>&1 </dev/null & packages=$$!; \
 	$(PY) -m pytest $(WAITING:%=--ignore=%) >.work/test-rest.log 2>&1 </dev/null & rest=$$!; \
-	trap 'kill $$rest 2>/dev/null || true' EXIT; \
+	trap 'kill $$rest $$packages 2>/dev/null || true' EXIT; \
 	$(PY) -m pytest $(WAITING) || status=$$?; \
 	wait $$rest || status=$$?; cat .work/test-rest.log; exit $$status
 

@@ -17,7 +17,6 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from typing import Any, Protocol, Self
 
 from kopsfs.mounts import mount_at
 from tests.bench.s3server import Server
+from tests.support.packages import debian
 
 READY_S = 120.0
 """Until a daemon is up, or down: minutes mean that it never will be."""
@@ -326,8 +326,4 @@ def freeze(process: int) -> None:
 
 def needs(*programs: str) -> None:
     """The programs this test is about; one that is missing is installed, and fails the test where it cannot be."""
-    missing = [PACKAGES.get(program, program) for program in programs if shutil.which(program) is None]
-    if missing:
-        from tests.store.servers import apt_get
-
-        apt_get(*missing)
+    debian(programs, *(PACKAGES.get(program, program) for program in programs))

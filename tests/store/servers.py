@@ -5,9 +5,7 @@
         driver = open_driver(location, Settings(environ=server.environment))
 
 Each listens on free ports of 127.0.0.1, writes only below a directory of its own, and ends with the block.
-A missing package is installed: Debian's by apt-get, PyPI's into this virtual environment, npm's below `.work/`; a
-registry that hiccups is asked again. What cannot be installed fails the test that asked for it, with the installer's
-last words; nothing is skipped.
+Where the programs come from: `tests/support/packages.py`.
 
 Tests ask for them by the session-scoped fixtures of `tests/support/serving.py`.
 """
@@ -18,12 +16,10 @@ import contextlib
 import hashlib
 import os
 import random
-import shutil
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -42,15 +38,11 @@ from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import Request
 from kopsfs.store.sigv4 import Credentials, Signer
 from tests.bench.s3server import ACCESS_KEY, SECRET_KEY, Server
+from tests.support import packages
 from tests.support.sweeper import scratch, sweeps
 
-CACHE = Path(__file__).parent.parent.parent / ".work"
-"""Git-ignored; npm packages are kept here from run to run."""
 START_S = 300.0
 """A server that has not answered by then never will, on however slow a machine."""
-INSTALL_TRIES = 3
-INSTALL_S = 600.0
-"""On a machine with 24 programs for two CPUs Swift took 7 minutes."""
 
 
 @dataclass(frozen=True)
@@ -128,47 +120,6 @@ def free_ports(count: int) -> list[int]:
     return list(found)
 
 
-def install(what: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-    """Install a package, in a few attempts; its failure is the test's."""
-    for attempt in range(INSTALL_TRIES):
-        time.sleep(attempt * 5)  # the registry's moment
-        try:
-            ended = subprocess.run(
-                list(command),
-                env={**os.environ, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-                timeout=INSTALL_S,
-            )
-            status, said = f"ends with {ended.returncode}", ended.stdout
-        except subprocess.TimeoutExpired as error:
-            status, said = f"does not end within {INSTALL_S:.0f} s", error.stdout or b""
-            break
-        if not ended.returncode:
-            return
-    tail = b"\n".join(said.splitlines()[-20:]).decode(errors="replace")
-    pytest.fail(
-        f"cannot install {what}, which this test needs: {' '.join(command)} {status}, attempt {attempt + 1}:\n{tail}"
-    )
-
-
-def npm_install(package: str, version: str, home: Path) -> None:
-    """Have a package of npm below `home`, whole: what an install that broke off has left is installed again."""
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        apt_get("nodejs", "npm")
-    done = home / f".{package}-{version}-is-here"
-    if done.exists():
-        return
-    home.mkdir(parents=True, exist_ok=True)
-    quiet = ("--no-audit", "--no-fund", "--no-save", "--no-update-notifier")
-    command = ["npm", "install", "--prefix", str(home), *quiet, f"{package}@{version}"]
-    # The user's own cache may be anybody's, or nowhere.
-    install(package, command, {"npm_config_cache": str(CACHE / "npm")})
-    done.touch()
-
-
 def wait_for_answer(url: str, process: subprocess.Popen[bytes] | None, log: Path) -> None:
     """Until any HTTP answer comes; a process that ended or START_S that are over fail the test with its log."""
     trusting = ssl.create_default_context()
@@ -224,9 +175,7 @@ def program(
 @contextlib.contextmanager
 def moto() -> Iterator[S3Server]:
     """moto's server: conditions on PUT and DELETE, encryption, region headers; any key pair is accepted."""
-    binary = Path(sys.executable).with_name("moto_server")
-    if not binary.exists():
-        install("moto", [sys.executable, "-m", "pip", "install", "-q", "moto[server,s3]==5.2.*"])
+    binary = packages.moto()
     port = free_port()
     with scratch("moto") as directory:
         log = directory / "log"
@@ -241,9 +190,7 @@ def moto() -> Iterator[S3Server]:
 @contextlib.contextmanager
 def s3rver() -> Iterator[S3Server]:
     """s3rver ignores If-Match and If-None-Match; keys with `//` or `..` break its connection."""
-    home = CACHE / "s3rver"
-    npm_install("s3rver", "3.7.1", home)
-    script = home / "node_modules" / ".bin" / "s3rver"
+    script = packages.s3rver()
     port = free_port()
     # It answers a PUT before the bytes are written (filesystem.js, putObject): a busy disk would tear what is read next.
     with scratch("s3rver", in_memory=True) as directory:
@@ -253,14 +200,6 @@ def s3rver() -> Iterator[S3Server]:
         with program(command, log) as process:
             wait_for_answer(f"http://127.0.0.1:{port}/", process, log)
             yield S3Server("s3rver", f"http://127.0.0.1:{port}", "S3RVER", "S3RVER")
-
-
-def apt_get(*packages: str) -> None:
-    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    patient = ("-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3")
-    install("package lists", ["apt-get", "update", "-q", *patient], quiet)
-    command = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *patient, *packages]
-    install(" ".join(packages), command, quiet)
 
 
 # -- Ceph: a real S3 server that checks signatures ---------------------------------------------------
@@ -316,8 +255,7 @@ debug rgw = 0
 @contextlib.contextmanager
 def ceph() -> Iterator[S3Server]:
     """Ceph's RADOS gateway: checks signatures and rights; If-Match only with a bare tag. Ready after about 12 s."""
-    if not all(shutil.which(name) for name in ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph")):
-        apt_get("ceph-mon", "ceph-osd", "radosgw", "ceph-common")
+    packages.ceph()
     with scratch("ceph") as home, contextlib.ExitStack() as programs:
         mon_port, port = free_ports(2)
         low = free_port()
@@ -425,9 +363,7 @@ class Azurite:
 @contextlib.contextmanager
 def azurite(*options: str, ca_file: str = "") -> Iterator[Azurite]:
     """Azurite 3.37, in memory. With a certificate in `options` it speaks HTTPS, which `--oauth` needs."""
-    home = CACHE / "azurite"
-    npm_install("azurite", "3.37.0", home)
-    script = home / "node_modules" / ".bin" / "azurite-blob"
+    script = packages.azurite()
     port = free_port()
     with scratch("azurite") as directory:
         log = directory / "log"

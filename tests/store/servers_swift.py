@@ -16,9 +16,7 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 import uuid
@@ -30,11 +28,10 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.store.servers import CACHE, apt_get, free_ports, install, program, wait_for_answer
+from tests.store.servers import free_ports, program, wait_for_answer
+from tests.support import packages
 from tests.support.sweeper import scratch
 
-HOME = CACHE / "swift" / "venv"
-PACKAGES = ("swift==2.38.*", "keystone==30.*", "keystonemiddleware", "waitress")
 STORAGE = ("account", "container", "object")
 KEYSTONE_WSGI = """
 import sys
@@ -257,20 +254,11 @@ def _user() -> str:
 # -- starting -----------------------------------------------------------------------------------------
 
 
-def _install() -> None:
-    if shutil.which("memcached") is None:
-        apt_get("memcached")
-    done = HOME / ".is-here"
-    if not done.exists():
-        install("a virtual environment", [sys.executable, "-m", "venv", "--clear", str(HOME)])
-        install("swift and keystone", [str(HOME / "bin" / "pip"), "install", "-q", *PACKAGES])
-        done.touch()
-
-
 class _Servers:
     """The programs, each with its log."""
 
-    def __init__(self, home: Path, ports: Mapping[str, int], programs: contextlib.ExitStack) -> None:
+    def __init__(self, at: Path, home: Path, ports: Mapping[str, int], programs: contextlib.ExitStack) -> None:
+        self.bin = at
         self.home = home
         self._ports = ports
         self._programs = programs
@@ -282,7 +270,7 @@ class _Servers:
     def do(self, name: str, *command: str) -> None:
         """Run a program to its end."""
         with self.log(name).open("ab") as output:
-            ended = subprocess.run([HOME / "bin" / command[0], *command[1:]], stdout=output, stderr=output, check=False)
+            ended = subprocess.run([self.bin / command[0], *command[1:]], stdout=output, stderr=output, check=False)
         if ended.returncode:
             tail = "\n".join(self.log(name).read_text(errors="replace").splitlines()[-20:])
             pytest.fail(f"{' '.join(command)} ended with {ended.returncode}:\n{tail}")
@@ -292,7 +280,7 @@ class _Servers:
         self._programs.enter_context(program(list(command), self.log(name), env))
 
     def swift(self, kind: str) -> list[str]:
-        return [str(HOME / "bin" / f"swift-{kind}-server"), str(self.home / "etc" / f"{kind}.conf"), "-v"]
+        return [str(self.bin / f"swift-{kind}-server"), str(self.home / "etc" / f"{kind}.conf"), "-v"]
 
     def container_server(self, run: bool) -> None:
         if not run and self._container is not None:
@@ -314,7 +302,7 @@ class _Servers:
 @contextlib.contextmanager
 def swift(token_seconds: int = 3600) -> Iterator[SwiftServer]:
     """Swift 2.38 and Keystone 30. Creation under `If-None-Match: *` is not atomic there; `If-Match` is ignored."""
-    _install()
+    at = packages.swift()
     names = ("keystone", "memcached", "proxy", *STORAGE)
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     with scratch("swift") as home, contextlib.ExitStack() as programs:
@@ -322,12 +310,12 @@ def swift(token_seconds: int = 3600) -> Iterator[SwiftServer]:
             (home / name).mkdir(parents=True, mode=0o700)
         _write_keystone(home, token_seconds)
         _write_swift(home, ports)
-        servers = _Servers(home, ports, programs)
+        servers = _Servers(at, home, ports, programs)
         base = _bootstrap(servers, ports)
         programs.callback(servers.container_server, False)
         memcached = ["-l", "127.0.0.1", "-p", str(ports["memcached"]), "-U", "0", "-u", _user(), "-m", "32"]
         servers.start("memcached", "memcached", *memcached)
-        servers.start("keystone", str(HOME / "bin" / "python"), "-c", KEYSTONE_WSGI, f"127.0.0.1:{ports['keystone']}")
+        servers.start("keystone", str(servers.bin / "python"), "-c", KEYSTONE_WSGI, f"127.0.0.1:{ports['keystone']}")
         servers.container_server(True)
         for kind in ("account", "object", "proxy"):
             servers.start(f"swift-{kind}", *servers.swift(kind))

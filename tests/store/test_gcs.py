@@ -30,9 +30,9 @@ from kopsfs.store.url import Settings, parse
 from tests.emulators import gcs as gcs_emulator
 from tests.emulators.gcs import EVERYTHING, Server
 from tests.store.harness import DriverFace, StoreFace, exchange
-from tests.store.servers import install
 from tests.store.test_gcs_credentials import service_account
 from tests.support.certificates import for_localhost, server_context
+from tests.support.packages import install
 
 KEY = Key("c.example.com/config")
 NOWHERE = {"STORAGE_EMULATOR_HOST": "127.0.0.1:1"}
