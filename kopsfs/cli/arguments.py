@@ -111,6 +111,11 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         metavar="MOUNTPOINT|URL",
         help="which mount: its directory, a path below it, or its store; may be left out when there is one mount",
     )
+    add_other_names(parser)
+
+
+def add_other_names(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a mount."""
     parser.add_argument("--config", metavar="FILE", help="the mount that this TOML file describes")
     parser.add_argument("--state", metavar="URL", help="the mount of this store")
 

@@ -21,11 +21,8 @@ exit status: 0; 1 it is no channel; 2 usage; 66 no such channel; 69 it cannot be
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `channel`."""
-    parser = subparsers.add_parser(
-        "channel",
-        help=program.summary_of("channel"),
-        description="Show the Kubernetes versions and images that a kops channel recommends.",
-        epilog=_EPILOG,
+    parser = program.add_command(
+        subparsers, "channel", "Show the Kubernetes versions and images that a kops channel recommends.", _EPILOG
     )
     parser.add_argument("action", choices=("show",), metavar="show", help="print it")
     parser.add_argument(

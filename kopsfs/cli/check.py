@@ -22,11 +22,11 @@ exit status: 0 clean; 1 findings; 2 usage; 66 no such cluster; 69 store unreacha
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `check`."""
-    parser = subparsers.add_parser(
+    parser = program.add_command(
+        subparsers,
         "check",
-        help=program.summary_of("check"),
-        description="Find what is wrong with the tree of a cluster: what does not belong there or does not fit together.",
-        epilog=_EPILOG,
+        "Find what is wrong with the tree of a cluster: what does not belong there or does not fit together.",
+        _EPILOG,
     )
     naming.add_clusters(parser)
     parser.add_argument("--url", metavar="URL", help="where the tree comes from, when --state is a directory")

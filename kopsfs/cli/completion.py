@@ -23,12 +23,7 @@ SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `completion`."""
-    parser = subparsers.add_parser(
-        "completion",
-        help=program.summary_of("completion"),
-        description="Print a completion script for a shell.",
-        epilog=_EPILOG,
-    )
+    parser = program.add_command(subparsers, "completion", "Print a completion script for a shell.", _EPILOG)
     parser.add_argument("shell", choices=SHELLS, metavar="|".join(SHELLS), help="which shell")
     parser.set_defaults(run=_run)
 

@@ -35,11 +35,11 @@ _ACTIONS = ("list", "diff", "take")
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `conflicts`."""
-    parser = subparsers.add_parser(
+    parser = program.add_command(
+        subparsers,
         "conflicts",
-        help=program.summary_of("conflicts"),
-        description="List, compare and resolve edits that lost a race (the store's version was kept) or are held back.",
-        epilog=_EPILOG,
+        "List, compare and resolve edits that lost a race (the store's version was kept) or are held back.",
+        _EPILOG,
     )
     parser.add_argument(
         "words",
@@ -48,8 +48,7 @@ def register(subparsers: program.Subparsers) -> None:
         help="which mount, and what to do; without anything: list",
     )
     parser.add_argument("--all", action="store_true", help="all of them instead of ID…")
-    parser.add_argument("--config", metavar="FILE", help="the mount that this TOML file describes")
-    parser.add_argument("--state", metavar="URL", help="the mount of this store")
+    arguments.add_other_names(parser)
     arguments.add_json(parser)
     parser.set_defaults(run=_run)
 

@@ -23,12 +23,7 @@ exit status: 0; 1 findings; 2 usage; 66 no such input; 69 store unreachable; 77 
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `convert`."""
-    parser = subparsers.add_parser(
-        "convert",
-        help=program.summary_of("convert"),
-        description="Convert documents between kops's API versions.",
-        epilog=_EPILOG,
-    )
+    parser = program.add_command(subparsers, "convert", "Convert documents between kops's API versions.", _EPILOG)
     naming.add_documents(parser)
     parser.add_argument("--to", choices=("v1alpha2", "v1alpha3"), required=True, help="the API version to write")
     naming.add_output(parser, ("yaml", "json"))

@@ -23,12 +23,12 @@ exit status: 0; 1 findings; 2 usage; 66 no such input or field; 69 store unreach
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `explain`."""
-    parser = subparsers.add_parser(
+    parser = program.add_command(
+        subparsers,
         "explain",
-        help=program.summary_of("explain"),
-        description="Say who wrote a value of the completed cluster: the author, and on which line, or a rule,\n"
+        "Say who wrote a value of the completed cluster: the author, and on which line, or a rule,\n"
         "from which values, and the file and function of kops that does the same.",
-        epilog=_EPILOG,
+        _EPILOG,
     )
     naming.add_documents(parser)
     parser.add_argument("path", nargs="?", metavar="PATH", help="a field: everything at it and below it")

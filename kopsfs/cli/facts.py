@@ -35,11 +35,8 @@ BY_HAND: Final = {
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `facts`."""
-    parser = subparsers.add_parser(
-        "facts",
-        help=program.summary_of("facts"),
-        description="Ask a cloud what inference needs to know, and print it as a facts file.",
-        epilog=_EPILOG,
+    parser = program.add_command(
+        subparsers, "facts", "Ask a cloud what inference needs to know, and print it as a facts file.", _EPILOG
     )
     parser.add_argument("action", choices=("collect",), metavar="collect", help="ask the cloud")
     parser.add_argument("--cloud", choices=CLOUDS, required=True, help="which cloud")

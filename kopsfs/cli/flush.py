@@ -26,11 +26,8 @@ unreachable; 75 something is left over, and `kopsfs status` or `conflicts` says 
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `flush`."""
-    parser = subparsers.add_parser(
-        "flush",
-        help=program.summary_of("flush"),
-        description="Wait until everything that was saved on a mount is in the store.",
-        epilog=_EPILOG,
+    parser = program.add_command(
+        subparsers, "flush", "Wait until everything that was saved on a mount is in the store.", _EPILOG
     )
     arguments.add_target(parser)
     parser.add_argument("--timeout", metavar="TIME", help="give up after this time, exit 75: 500ms, 5s, 1m")

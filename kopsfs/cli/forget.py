@@ -25,11 +25,11 @@ exit status: 0 done; 2 usage; 66 not on a mount; 69 the daemon is gone
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `forget`."""
-    parser = subparsers.add_parser(
+    parser = program.add_command(
+        subparsers,
         "forget",
-        help=program.summary_of("forget"),
-        description="Drop what is cached of a path on a mount, contents and names; the store is asked again.",
-        epilog=_EPILOG,
+        "Drop what is cached of a path on a mount, contents and names; the store is asked again.",
+        _EPILOG,
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a path on a mount")
     arguments.add_json(parser)

@@ -25,11 +25,11 @@ exit status: 0; 1 findings, --diff found a difference, or somebody else wrote fi
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `infer`."""
-    parser = subparsers.add_parser(
+    parser = program.add_command(
+        subparsers,
         "infer",
-        help=program.summary_of("infer"),
-        description="Print the completed cluster: every value kops infers, offline, as kops writes it.",
-        epilog=_EPILOG,
+        "Print the completed cluster: every value kops infers, offline, as kops writes it.",
+        _EPILOG,
     )
     naming.add_documents(parser)
     parser.add_argument("--all", action="store_true", help="every cluster of the state store")

@@ -27,11 +27,8 @@ exit status: 0; 2 usage
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `k8s`."""
-    parser = subparsers.add_parser(
-        "k8s",
-        help=program.summary_of("k8s"),
-        description="Print the definitions of kops's resources that k8s:// needs, for kubectl apply.",
-        epilog=_EPILOG,
+    parser = program.add_command(
+        subparsers, "k8s", "Print the definitions of kops's resources that k8s:// needs, for kubectl apply.", _EPILOG
     )
     parser.add_argument("action", choices=("crds",), help="print the CustomResourceDefinitions")
     naming.add_output(parser, ("yaml", "json"))

@@ -38,11 +38,8 @@ exit status: 0 mounted; 2 usage; 66 mount point missing, not empty or in use; 69
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `mount`."""
-    parser = subparsers.add_parser(
-        "mount",
-        help=program.summary_of("mount"),
-        description="Mount a kops state store as a local directory. Returns when `ls` answers.",
-        epilog=_EPILOG,
+    parser = program.add_command(
+        subparsers, "mount", "Mount a kops state store as a local directory. Returns when `ls` answers.", _EPILOG
     )
     parser.add_argument("places", nargs="*", metavar="[STORE] MOUNTPOINT", help="store URL, and empty directory")
     arguments.add_options(parser, without={"mountpoint"})

@@ -176,9 +176,11 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, Parser]:
     return next((action.choices for action in arguments_of(parser) if isinstance(action.choices, dict)), {})
 
 
-def summary_of(command: str) -> str:
-    """Give the one line of help of a command, for `register`."""
-    return next(commands[command] for commands in MODULES.values() if command in commands)
+def add_command(subparsers: Subparsers, name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Add a command, for `register`; its one line of help stands in MODULES."""
+    summary = next(commands[name] for commands in MODULES.values() if name in commands)
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=summary, description=description, epilog=epilog)
+    return parser
 
 
 def _print_version(parsed: argparse.Namespace) -> int:

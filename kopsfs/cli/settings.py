@@ -26,11 +26,8 @@ exit status: 0; 2 usage; 78 no state store, or a setting that cannot be used
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `config`."""
-    parser = subparsers.add_parser(
-        "config",
-        help=program.summary_of("config"),
-        description="Print every setting that a mount would use here, and where it came from.",
-        epilog=_EPILOG,
+    parser = program.add_command(
+        subparsers, "config", "Print every setting that a mount would use here, and where it came from.", _EPILOG
     )
     arguments.add_options(parser)
     arguments.add_json(parser)

@@ -40,11 +40,11 @@ _LABEL = 13
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `status`."""
-    parser = subparsers.add_parser(
+    parser = program.add_command(
+        subparsers,
         "status",
-        help=program.summary_of("status"),
-        description="Say how a mount is: fresh or stale, what is not uploaded yet, conflicts, requests and their cost.",
-        epilog=_EPILOG,
+        "Say how a mount is: fresh or stale, what is not uploaded yet, conflicts, requests and their cost.",
+        _EPILOG,
     )
     arguments.add_target(parser)
     parser.add_argument("-a", "--all", action="store_true", help="print whole lists, not their first ten entries")

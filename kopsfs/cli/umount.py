@@ -30,12 +30,7 @@ the next mount), or the mount is in use
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `umount`."""
-    parser = subparsers.add_parser(
-        "umount",
-        help=program.summary_of("umount"),
-        description="Upload what is left, then unmount.",
-        epilog=_EPILOG,
-    )
+    parser = program.add_command(subparsers, "umount", "Upload what is left, then unmount.", _EPILOG)
     arguments.add_target(parser)
     parser.add_argument(
         "-l", "--lazy", action="store_true", help="detach at once, even while files are open; do not wait for uploads"

@@ -26,11 +26,11 @@ KINDS = ("manifest", "new-manifest", "completed-manifest", "cluster-only")
 
 def register(subparsers: program.Subparsers) -> None:
     """Add `validate`."""
-    parser = subparsers.add_parser(
+    parser = program.add_command(
+        subparsers,
         "validate",
-        help=program.summary_of("validate"),
-        description="Find everything kops would refuse, and what it would silently drop, without a network.",
-        epilog=_EPILOG,
+        "Find everything kops would refuse, and what it would silently drop, without a network.",
+        _EPILOG,
     )
     _add_input(parser)
     _add_rules(parser)
