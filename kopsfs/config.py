@@ -209,6 +209,17 @@ class Config:
     warnings: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
     """What a person should be told about how settings were read; the CLI prints them once."""
 
+    @property
+    def store_settings(self) -> dict[str, Any]:
+        """What `open_store` takes of it, but for where the store's memory lies."""
+        return {
+            "environ": self.environ,
+            "sse": self.sse,
+            "acl": self.acl or "",
+            "keep_metadata": self.keep_metadata,
+            "ca_file": str(self.ca_file or ""),
+        }
+
 
 def _table() -> tuple[Option, ...]:
     found = []

@@ -139,15 +139,7 @@ class _Daemon:
 
     async def main(self) -> int:
         config = self.config
-        store = open_store(
-            config.state,
-            environ=config.environ,
-            sse=config.sse,
-            acl=config.acl or "",
-            keep_metadata=config.keep_metadata,
-            ca_file=str(config.ca_file or ""),
-            state_dir=config.state_dir,
-        )
+        store = open_store(config.state, state_dir=config.state_dir, **config.store_settings)
         journal = Journal(config.state_dir)
         journal.load()
         cache = Cache(config.cache_dir, config.cache_size_bytes)

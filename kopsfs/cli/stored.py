@@ -107,12 +107,8 @@ class Stored:
         self._budget_s = config.request_budget_s
         self._store: Store = open_store(
             config.state,
-            environ=config.environ,
-            sse=config.sse,
-            acl=config.acl or "",
-            keep_metadata=config.keep_metadata,
-            ca_file=str(config.ca_file or ""),
             state_dir=config.state_dir if config.state_dir.is_dir() else None,
+            **config.store_settings,
         )
         self._limit = trio.CapacityLimiter(LISTINGS_AT_ONCE)
         self._loop = _Loop(self._store.aclose)
