@@ -17,6 +17,8 @@ know of an object it drops. Context, credentials and plugins are that client's (
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import logging
 from collections.abc import Callable
@@ -41,10 +43,14 @@ OBJECT_SIZE_MAX: Final = 16 << 20
 SNAPSHOTS_MAX: Final = 4
 """Listings under way whose next page is cut from what was gathered for the first."""
 CONCURRENCY: Final = 32
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_THRESHOLD: Final = -3
+"""Of malloc.h."""
 
 
 def open_driver(location: Location, settings: Settings) -> K8sDriver:
     """Open a context. Asks nothing and runs no plugin. Raises ConfigError."""
+    _return_what_is_freed()
     access = Access(location.bucket, settings.environ, ca_file=settings.ca_file)
     return K8sDriver(access, prefix=location.prefix, page_size=settings.page_size)
 
@@ -163,3 +169,14 @@ class K8sDriver:
     def reload_credentials(self) -> None:
         """Read the kubeconfig again before the next request (SIGHUP)."""
         self._access.reload()
+
+
+def _return_what_is_freed() -> None:
+    """Have glibc give the pages of listings back: in 16 arenas of 40 threads it would keep 20 MB of them for good.
+
+    Source: mallopt(3), M_MMAP_THRESHOLD: it grows with what is freed, and with it what is kept, unless it is set.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 128 << 10)
+        mallopt(M_TRIM_THRESHOLD, 2 << 20)

@@ -86,8 +86,8 @@ class Api:
         """Send a request; give the answer's JSON. Raises StoreError's kinds. Cost: 1 request."""
         with self._answer(ask, read_s=READ_S) as answer:
             try:
-                data = answer.read(decode_content=True)
-                said = json.loads(data)
+                text = str(answer.read(decode_content=True), "utf-8")  # the bytes are gone before the text is read
+                said = json.loads(text)
             except Exception as error:
                 raise self._trouble(ask, error) from error
         if not isinstance(said, dict):

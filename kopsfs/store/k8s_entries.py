@@ -30,7 +30,9 @@ CHUNKS_NOTE: Final = "kopsfs.io/chunks"
 DATA: Final = "content"
 """The one key of a Secret's data."""
 HELD_BYTES_MAX: Final = 32 << 20
-"""Packed bytes of files that a listing brought and nobody has asked for yet."""
+"""Bytes of files that a listing brought and nobody has asked for yet."""
+FRESH_BYTES_MAX: Final = 4 << 20
+"""So many of them are kept as they are, because most are asked for at once; what comes on top is packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,20 @@ class Found:
     entry: Entry
     data: bytes | None
     packed: bytes | None = None
-    """The bytes as `Bodies` keeps them, instead."""
+    """The bytes, smaller, instead."""
 
     def pack(self) -> Found:
         """Give the same, smaller."""
         return self if self.data is None else Found(self.entry, None, zlib.compress(self.data, 1))
+
+    def unpack(self) -> bytes | None:
+        """Give the bytes, if they are here."""
+        return self.data if self.packed is None else zlib.decompress(self.packed)
+
+    @property
+    def kept(self) -> int:
+        """Bytes that it takes, as it is."""
+        return len(self.data or self.packed or b"")
 
 
 def read_object(kind: Kind, item: Object, owner: str) -> Found | None:
@@ -150,33 +161,37 @@ def number(text: str | None) -> int:
 
 
 class Bodies:
-    """Bytes that came along, packed; given once. Any thread."""
+    """Bytes that came along; given once. Any thread."""
 
     def __init__(self, limit: int = HELD_BYTES_MAX) -> None:
         self._lock = threading.Lock()
         self._limit = limit
-        self._held: dict[Key, tuple[Version, bytes]] = {}
+        self._held: dict[Key, Found] = {}
         self.size = 0
-        """Packed, in bytes."""
+        """In bytes, as they are kept."""
 
     def hold(self, found: Found) -> None:
         """Keep the bytes of a file, unless the budget is spent."""
-        entry = found.entry
-        packed = found.pack().packed
+        found = self.fit(found)
+        key = found.entry.key
         with self._lock:
-            self._drop(entry.key)
-            if packed is not None and self.size + len(packed) <= self._limit:
-                self._held[entry.key] = (entry.version, packed)
-                self.size += len(packed)
+            self._drop(key)
+            if (found.data, found.packed) != (None, None) and self.size + found.kept <= self._limit:
+                self._held[key] = found
+                self.size += found.kept
 
-    def take(self, key: Key, version: Version) -> bytes | None:
-        """Give the bytes of exactly this version and forget them; None: they are not here."""
+    def fit(self, found: Found) -> Found:
+        """Give it as it would be kept now."""
+        return found.pack() if self.size + found.kept > FRESH_BYTES_MAX else found
+
+    def take(self, key: Key, version: Version) -> Found | None:
+        """Give a file with the bytes of exactly this version and forget these; None: they are not here."""
         with self._lock:
             held = self._held.get(key)
-            if held is None or held[0] != version:
+            if held is None or held.entry.version != version:
                 return None
             self._drop(key)
-        return zlib.decompress(held[1])
+        return held
 
     def drop(self, key: Key) -> None:
         with self._lock:
@@ -185,4 +200,4 @@ class Bodies:
     def _drop(self, key: Key) -> None:
         held = self._held.pop(key, None)
         if held is not None:
-            self.size -= len(held[1])
+            self.size -= held.kept

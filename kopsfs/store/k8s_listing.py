@@ -15,8 +15,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,7 +45,10 @@ LIST_LIMIT: Final = 500
 RESTARTS: Final = 3
 OUTLINE: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"
 """Source: API concepts, "Metadata-only fetches"."""
-WHOLE: Final = "application/json"
+PAGE_BYTES: Final = 2 << 20
+"""Files whose bytes are asked for in one LIST; in memory an answer is some times that, for a moment."""
+PAGE_MIN: Final = 8
+"""Objects such a LIST asks for, however large they are."""
 BODIES_MAX: Final = 32 << 20
 """Files of a scope that are more than this, together, are not listed with their bytes."""
 BODIES_WAIT_S: Final = 8.0
@@ -56,6 +59,19 @@ HELD_S: Final = 30.0
 TOUCHED_S: Final = 600.0
 _REFETCHED_MAX: Final = 32
 """So many Secrets whose metadata others have written are fetched one by one; more are listed with their bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """In which form objects are listed, how many at a time, and who takes each page instead of all of them."""
+
+    accept: str = "application/json"
+    limit: int = LIST_LIMIT
+    take: Callable[[list[Any]], None] | None = None
+
+
+_OUTLINE: Final = _Form(OUTLINE)
+_WHOLE: Final = _Form()
 
 
 @dataclass(frozen=True)
@@ -78,11 +94,15 @@ class Listing:
         self._default = namespace
         self._threads = ThreadPoolExecutor(16, thread_name_prefix="kopsfs-k8s")
         self._lock = threading.Lock()
+        self._came = threading.Condition(self._lock)
+        """More bytes of Secrets are there, or all are."""
         self._gathering: dict[tuple[str, frozenset[Kind]], threading.Lock] = {}
         self._last: dict[tuple[str, frozenset[Kind]], Snapshot] = {}
         self._fetching = ThreadPoolExecutor(2, thread_name_prefix="kopsfs-k8s-bodies")
-        self._fetched: dict[str, Future[None]] = {}
-        """Scope → the one listing that brings, or has brought, the bytes of its Secrets."""
+        self._fetched: set[str] = set()
+        """Scopes for which the one listing was begun that brings the bytes of their Secrets."""
+        self._coming: set[str] = set()
+        """Those of them whose listing is under way."""
         self._one_by_one: set[str] = set()
         """Kinds that may not be listed in all namespaces."""
         self._listable: set[tuple[str, str]] = set()
@@ -118,22 +138,23 @@ class Listing:
 
         Waits for those that are on their way.
         """
-        with self._lock:
-            entry = self.known.get(key)
-            if entry is None or time.monotonic() - self._seen.get(key, float("-inf")) > HELD_S:
-                return None
-        data = self._bodies.take(key, entry.version)
-        if data is None and entry.kind is SECRETS and entry.chunks is None and self.wait_for_bodies(entry.namespace):
-            data = self._bodies.take(key, entry.version)
+        until = time.monotonic() + BODIES_WAIT_S
+        with self._came:
+            while True:
+                entry, now = self.known.get(key), time.monotonic()
+                if entry is None or now - self._seen.get(key, float("-inf")) > HELD_S:
+                    return None
+                found = self._bodies.take(key, entry.version)
+                if found is not None:
+                    break
+                if not self._is_coming(entry) or now >= until:
+                    return None
+                self._came.wait(until - now)
+        data = found.unpack()
         return None if data is None else (entry, data)
 
-    def wait_for_bodies(self, namespace: str) -> bool:
-        """Wait for bytes of a namespace that are on their way; whether there were any."""
-        coming = [self._fetched[scope] for scope in ("", namespace) if scope in self._fetched]
-        under_way = [future for future in coming if not future.done()]
-        if under_way:
-            wait(under_way, BODIES_WAIT_S)
-        return bool(under_way)
+    def _is_coming(self, entry: Entry) -> bool:
+        return entry.kind is SECRETS and entry.chunks is None and bool(self._coming & {"", entry.namespace})
 
     def _fetch_bodies(self, scope: str, secrets: list[Any]) -> None:
         """Once for each scope, list its Secrets with their bytes, beside whoever waits for the listing itself."""
@@ -141,16 +162,27 @@ class Listing:
             if scope in self._fetched or not secrets or any(isinstance(item, Found) for item in secrets):
                 return
             if sum(map(_size, secrets)) <= BODIES_MAX:
-                self._fetched[scope] = self._fetching.submit(self._hold_bodies, scope)
+                self._fetched.add(scope)
+                self._coming.add(scope)
+                self._fetching.submit(self._hold_bodies, scope, _at_a_time(secrets))
 
-    def _hold_bodies(self, scope: str) -> None:
-        try:
-            for found in self._list_all(SECRETS, scope, WHOLE):
+    def _hold_bodies(self, scope: str, limit: int) -> None:
+        def hold(page: list[Any]) -> None:
+            for found in map(self._bodies.fit, page):
                 with self._lock:
                     if self.known.get(found.entry.key) == found.entry:
                         self._bodies.hold(found)
+            with self._came:
+                self._came.notify_all()
+
+        try:
+            self._list_all(SECRETS, scope, _Form(limit=limit, take=hold))
         except StoreError as error:
             log.info("bytes did not come with the listing, each file is asked for scope=%r err=%s", scope, error)
+        finally:
+            with self._came:
+                self._coming.discard(scope)
+                self._came.notify_all()
 
     def note(self, found: Found, *, hold: bool) -> Entry:
         """Take in a file as the server has just shown it, or taken it."""
@@ -175,6 +207,9 @@ class Listing:
         for threads in (self._threads, self._fetching):
             threads.shutdown(wait=False, cancel_futures=True)
         self._last.clear()
+        with self._came:
+            self._coming.clear()
+            self._came.notify_all()
 
     def owner(self, namespace: str) -> str:
         """Give the cluster that objects in a namespace belong to, as far as is known."""
@@ -253,7 +288,11 @@ class Listing:
                 if isinstance(item, Found):
                     namespace, cluster = item.entry.namespace, item.entry.key.partition("/")[0]
                 else:
-                    namespace, key = item["metadata"].get("namespace", ""), noted_key(kind, item)
+                    known = self._outline(item) if kind is SECRETS else None
+                    namespace, key = (
+                        item["metadata"].get("namespace", ""),
+                        known.key if known else noted_key(kind, item),
+                    )
                     cluster = item["metadata"]["name"] if kind is CLUSTERS else key.partition("/")[0] if key else ""
                 if cluster and namespace_of(cluster) == namespace:
                     owners.setdefault(namespace, set()).add(cluster)
@@ -320,30 +359,30 @@ class Listing:
 
     def _list(self, kind: Kind, scope: str) -> list[Any]:
         if kind is not SECRETS:
-            return self._list_all(kind, scope, WHOLE)
-        items = self._list_all(kind, scope, OUTLINE)
+            return self._list_all(kind, scope, _WHOLE)
+        items = self._list_all(kind, scope, _OUTLINE)
         if any(isinstance(item, Found) for item in items):
             return items  # this server knows no outlines
         untold = sum(self._outline(item) is None and noted_key(SECRETS, item) is not None for item in items)
-        return items if untold <= _REFETCHED_MAX else self._list_all(kind, scope, WHOLE)
+        return items if untold <= _REFETCHED_MAX else self._list_all(kind, scope, _Form(limit=_at_a_time(items)))
 
-    def _list_all(self, kind: Kind, scope: str, accept: str) -> list[Any]:
+    def _list_all(self, kind: Kind, scope: str, form: _Form) -> list[Any]:
         if scope or kind.name not in self._one_by_one:
             try:
-                return self._pages(kind, scope, accept)
+                return self._pages(kind, scope, form)
             except DeniedError as error:
                 if scope or isinstance(error, RefusedError):
                     raise
-                return self._list_each(kind, error, accept)
-        return self._list_each(kind, None, accept)
+                return self._list_each(kind, error, form)
+        return self._list_each(kind, None, form)
 
-    def _list_each(self, kind: Kind, denied: DeniedError | None, accept: str) -> list[Any]:
+    def _list_each(self, kind: Kind, denied: DeniedError | None, form: _Form) -> list[Any]:
         """List the namespaces one by one; those that may not be listed are not ours to show."""
         found: list[Any] = []
         listed = 0
         for namespace in self._namespaces(kind, denied):
             try:
-                found += self._pages(kind, namespace, accept)
+                found += self._pages(kind, namespace, form)
             except DeniedError as error:
                 if (kind.name, namespace) in self._listable or isinstance(error, RefusedError):
                     raise
@@ -358,7 +397,7 @@ class Listing:
 
     def _namespaces(self, kind: Kind, denied: DeniedError | None) -> list[str]:
         try:
-            items = self._pages(NAMESPACES, "", OUTLINE)
+            items = self._pages(NAMESPACES, "", _OUTLINE)
         except DeniedError:
             # Not even their names: what the context names, and what was listed before.
             known = {namespace for name, namespace in self._listable if name == kind.name}
@@ -369,30 +408,50 @@ class Listing:
             return names
         return [item["metadata"]["name"] for item in items]
 
-    def _pages(self, kind: Kind, namespace: str, accept: str) -> list[Any]:
+    def _pages(self, kind: Kind, namespace: str, form: _Form) -> list[Any]:
         """Give all objects; whole Secrets as `Found`."""
         found: list[Any] = []
-        query = {"limit": str(LIST_LIMIT), **(FILES if kind is SECRETS else {})}
-        while True:
-            said = self._api.ask(Ask("list", "", "list", kind, namespace, query=query, accept=accept))
-            items = said.get("items") or ()
-            found += items if kind is not SECRETS else _smaller(items)
-            more = (said.get("metadata") or {}).get("continue")
-            if not more:
-                return found
-            query = {**query, "continue": more}
+        more: str | None = ""
+        while more is not None:
+            page, more = self._page(kind, namespace, form, more)
+            if form.take is not None:
+                form.take(page)
+            else:
+                found += page if kind is not SECRETS else map(_smaller, page)
+        return found
+
+    def _page(self, kind: Kind, namespace: str, form: _Form, after: str) -> tuple[list[Any], str | None]:
+        """Give one page, and where the next begins; the JSON of Secrets is gone before that is asked for."""
+        query = {
+            "limit": str(form.limit),
+            **(FILES if kind is SECRETS else {}),
+            **({"continue": after} if after else {}),
+        }
+        said = self._api.ask(Ask("list", "", "list", kind, namespace, query=query, accept=form.accept))
+        items = said.get("items") or []
+        more = (said.get("metadata") or {}).get("continue") or None
+        return (items if kind is not SECRETS else list(_files(items))), more
 
 
-def _smaller(items: Iterable[Object]) -> Iterator[Object | Found]:
-    """Read whole Secrets as they come: their text in JSON is thrice what their packed bytes are."""
+def _files(items: Iterable[Object]) -> Iterator[Object | Found]:
+    """Read whole Secrets; outlines stay what they are."""
     for item in items:
         if "type" not in item:
             yield item
         elif (found := read_object(SECRETS, item, "")) is not None:
-            yield found.pack()
+            yield found
+
+
+def _smaller(item: Object | Found) -> Object | Found:
+    return item.pack() if isinstance(item, Found) else item
 
 
 def _size(item: Object) -> int:
     """Bytes of the file that a Secret's outline tells of, if they lie in that Secret."""
     notes = item["metadata"].get("annotations") or {}
     return 0 if CHUNKS_NOTE in notes else number(notes.get(SIZE_NOTE))
+
+
+def _at_a_time(secrets: list[Any]) -> int:
+    """How many Secrets to ask for with their bytes in one LIST."""
+    return max(PAGE_MIN, min(LIST_LIMIT, PAGE_BYTES * len(secrets) // max(1, sum(map(_size, secrets)))))

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +19,10 @@ from kopsfs.errors import (
     NotFoundError,
     TransientError,
 )
-from kopsfs.store import k8s_chunks, k8s_listing
-from kopsfs.store.driver import ABSENT, ANY, Prefix, Version
+from kopsfs.store import k8s_chunks, k8s_entries, k8s_listing
+from kopsfs.store.driver import ABSENT, ANY, Version
 from kopsfs.store.k8s import K8sDriver
 from kopsfs.store.k8s_documents import DIGEST_NOTE
-from kopsfs.store.k8s_layout import scope_of
 from tests.emulators.k8s import K8sServer
 from tests.emulators.k8s_http import Fault
 from tests.store.harness import DriverFace
@@ -45,23 +43,6 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine with more work than CPUs what follows a listing may take long."""
     monkeypatch.setattr(k8s_listing, "HELD_S", 600.0)
     monkeypatch.setattr(k8s_listing, "BODIES_WAIT_S", 60.0)
-
-
-@pytest.fixture
-def server() -> Iterator[K8sServer]:
-    with K8sServer() as started:
-        yield started
-
-
-@pytest.fixture
-def connect(server: K8sServer, tmp_path: Path) -> Iterator[Clients]:
-    with Clients(server, tmp_path) as clients:
-        yield clients
-
-
-@pytest.fixture
-def face(connect: Clients) -> DriverFace:
-    return connect()
 
 
 # -- Secrets in chunks -------------------------------------------------------------------------------------
@@ -253,7 +234,9 @@ def whole(face: DriverFace, prefix: str = "") -> dict[str, Version]:
     driver = face._driver
     assert isinstance(driver, K8sDriver)
     there = listing(face, prefix)
-    driver._listing.wait_for_bodies(scope_of(Prefix(prefix)))
+    listed = driver._listing
+    with listed._came:
+        assert listed._came.wait_for(lambda: not listed._coming, 120)
     return there
 
 
@@ -283,6 +266,69 @@ def test_a_poll_asks_for_metadata_only_and_changed_files_are_fetched(connect: Cl
     assert listing(face)["3"] == changed.version
     assert face.get("3") == (changed, b"changed")
     assert forms[2:] == ["list outline", "get whole"]
+
+
+def test_bytes_come_page_by_page_and_nobody_waits_for_the_last(
+    connect: Clients, server: K8sServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(k8s_listing, "PAGE_BYTES", 2 * 7)
+    monkeypatch.setattr(k8s_listing, "PAGE_MIN", 1)
+    face, writer = connect(), connect()
+    for n in range(6):
+        writer.put(f"{n}", b"0123456", ABSENT)
+    go_on, lists = threading.Event(), []
+
+    def before(verb: str, resource: str, namespace: str, name: str) -> None:
+        if (verb, resource) == ("list", "secrets"):
+            lists.append(resource)
+            if len(lists) == 3:
+                assert go_on.wait(120)
+
+    server.before, since = before, len(server.log)
+    listing(face)
+    for n in (0, 1):
+        assert face.get(f"{n}")[1] == b"0123456"
+    assert not go_on.is_set()
+    go_on.set()
+    for n in (2, 3, 4, 5):
+        assert face.get(f"{n}")[1] == b"0123456"
+    assert asked(server, since)["list secrets"] == 1 + 3
+    assert asked(server, since)["get secrets"] == 0
+
+
+def test_few_bytes_are_kept_as_they_are_and_many_are_packed(connect: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(k8s_entries, "FRESH_BYTES_MAX", 20_000)
+    writer, face = connect(), connect()
+    for n in range(4):
+        writer.put(f"{n}", b"%d" % n * 10_000, ABSENT)
+    assert isinstance(face._driver, K8sDriver)
+    whole(face)
+    assert 20_000 < face._driver._bodies.size < 21_000
+    for n in range(4):
+        assert face.get(f"{n}")[1] == b"%d" % n * 10_000
+    assert face._driver._bodies.size == 0
+
+
+def test_what_a_listing_remembers_does_not_grow_with_changes(connect: Clients, server: K8sServer) -> None:
+    """Days of polling beside writers who replace, make and remove files."""
+    face, writer = connect(), connect()
+    assert isinstance(face._driver, K8sDriver)
+    listed = face._driver._listing
+    sizes = []
+    for round_ in range(12):
+        for n in range(20):
+            writer.put(f"{C}/addons/{n}", b"%d" % round_, ANY)
+            writer.put(f"{C}/passing/{round_}-{n}", b"x", ABSENT)
+        writer.put(f"{C}/config", CLUSTER + b"# %d" % round_, ANY)
+        for key in whole(face):
+            face.get(key)
+        for n in range(20):
+            writer.delete(f"{C}/passing/{round_}-{n}", expected=ANY)
+        assert len(listing(face)) == 21
+        remembered = (listed.known, listed._seen, listed._bodies._held, listed.owners, listed.shadowed, listed._last)
+        sizes.append([len(each) for each in remembered])
+    assert sizes[2:] == sizes[2:3] * 10
+    assert len(listed._before) <= 2 * len(listed.known) + 1000
 
 
 def test_what_is_too_much_for_one_listing_comes_cluster_by_cluster(
