@@ -72,6 +72,7 @@ class AzureDriver:
         self._clock = settings.clock
         self._account, _, self._container = location.bucket.partition("/")
         self._site = azure_credentials.site_of(self._account, self._environ)
+        self.named_by = self._site.named_by
         self._path = self._site.path + quote(self._container, safe="")
         self._page_size = min(settings.page_size, _PAGE_MAX)
         self._kept = Kept(_KEPT, "x-ms-meta-", on=settings.keep_metadata, before="x-ms-blob-")

@@ -60,6 +60,8 @@ class Site(NamedTuple):
     path: str
     """Before the container, `/` at its end."""
     suffix: str
+    named_by: str
+    """What named it, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ def site_of(account: str, environ: Mapping[str, str]) -> Site:
     parts = connection_of(account, environ)
     cloud = environ.get("AZURE_ENVIRONMENT", "")
     suffix = parts.get("endpointsuffix") or _CLOUDS.get(cloud.lower(), "")
+    named_by = "the account in the URL" + (" and AZURE_ENVIRONMENT" if cloud else "")
+    named_by = "AZURE_STORAGE_CONNECTION_STRING" if parts else named_by
     if not suffix:
         raise ConfigError(f"AZURE_ENVIRONMENT={cloud}: write AzureCloud, AzureUSGovernment or AzureChinaCloud")
     scheme = parts.get("defaultendpointsprotocol", "https")
@@ -105,7 +109,7 @@ def site_of(account: str, environ: Mapping[str, str]) -> Site:
     try:
         split = urlsplit(endpoint)
         if split.scheme in {"http", "https"} and split.hostname and split.port != 0:
-            return Site(f"{split.scheme}://{split.netloc}", split.path.rstrip("/") + "/", suffix)
+            return Site(f"{split.scheme}://{split.netloc}", split.path.rstrip("/") + "/", suffix, named_by)
     except ValueError:
         pass
     raise ConfigError(f"AZURE_STORAGE_CONNECTION_STRING: BlobEndpoint={endpoint}: write https://HOST")

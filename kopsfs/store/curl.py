@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 import pycurl
@@ -56,10 +56,18 @@ class Options:
     """libcurl's options by number."""
     proxies: tuple[str, str]
     """For http and for https; empty: none."""
+    named_by: str = ""
+    """What named the store's address, for people who have to correct it: `S3_ENDPOINT`; empty: nothing did."""
 
     @classmethod
     def read(
-        cls, environ: Mapping[str, str], *, ca_file: str = "", user_agent: str = "kopsfs", verify: bool = True
+        cls,
+        environ: Mapping[str, str],
+        *,
+        ca_file: str = "",
+        user_agent: str = "kopsfs",
+        verify: bool = True,
+        named_by: str = "",
     ) -> Options:
         """Read certificates and proxies from the environment. Raises ConfigError for a bundle that cannot be read."""
         fixed: dict[int, Any] = {
@@ -84,11 +92,11 @@ class Options:
         fixed[pycurl.NOPROXY] = "*" if exempt.strip() == "*" else f"{NEVER_PROXIED},{exempt}".rstrip(",")
         http = environ.get("HTTP_PROXY") or environ.get("http_proxy") or ""
         https = environ.get("HTTPS_PROXY") or environ.get("https_proxy") or ""
-        return cls(fixed, (http, https))
+        return cls(fixed, (http, https), named_by)
 
     def direct(self) -> Options:
         """The same without a proxy: for metadata services, which are on this machine's own link."""
-        return replace(self, fixed={**self.fixed, pycurl.NOPROXY: "*"}, proxies=("", ""))
+        return Options({**self.fixed, pycurl.NOPROXY: "*"}, ("", ""))
 
 
 def _ca_file(environ: Mapping[str, str], ca_file: str) -> str:
@@ -148,7 +156,7 @@ class Job:
 class Slot:
     """A libcurl handle that is set up once per kind of request and used again and again."""
 
-    __slots__ = ("chunks", "easy", "failure", "https", "job", "kind", "lines", "post", "proxies", "starts")
+    __slots__ = ("chunks", "easy", "failure", "https", "job", "kind", "lines", "named_by", "post", "proxies", "starts")
 
     def __init__(self, kind: str, options: Options, post: Callable[[Job], None]) -> None:
         self.kind = kind
@@ -163,6 +171,7 @@ class Slot:
         for option, value in options.fixed.items():
             easy.setopt(option, value)
         self.proxies = options.proxies
+        self.named_by = options.named_by
         self.https: bool | None = None
         easy.setopt(pycurl.HEADERFUNCTION, self.lines.append)
         easy.setopt(pycurl.WRITEFUNCTION, self.write if kind == "GET into" else self.chunks.append)
@@ -308,6 +317,9 @@ def error_of(slot: Slot, code: int, text: str) -> StoreError:
         return TransientError(op, detail="the server closed the connection before it answered; this may have acted")
     if code == pycurl.E_PARTIAL_FILE:
         return TransientError(op, detail="the answer was cut off")
+    text = text or f"libcurl error {code}"
     if code == pycurl.E_PEER_FAILED_VERIFICATION:
-        return TransientError(op, detail=f"{text}; set SSL_CERT_FILE or --ca-file to its authority's certificates")
-    return TransientError(op, detail=text or f"libcurl error {code}")
+        text += "; set SSL_CERT_FILE or --ca-file to its authority's certificates"
+    if slot.named_by and slot.job is not None:
+        text += f"; {slot.named_by} leads to {'/'.join(slot.job.request.url.split('/', 3)[:3])}"
+    return TransientError(op, detail=text)

@@ -189,6 +189,8 @@ class HttpDriver(Protocol):
     small GET costs 50-85 us of client CPU, all included. What is rare (region, bucket encryption,
     credential refresh) is done in `warm_up` and `refresh_credentials`, which block and run in a thread,
     one at a time.
+
+    A driver may also have `tls`, and `named_by`: what named the store's address, for the message when it cannot be reached.
     """
 
     capabilities: Capabilities

@@ -99,6 +99,7 @@ class GcsDriver:
         self._options = Options.read(environ, ca_file=settings.ca_file)
         emulator = "" if origin else environ.get("STORAGE_EMULATOR_HOST", "")
         universe = environ.get("GOOGLE_CLOUD_UNIVERSE_DOMAIN", "")
+        self.named_by = "STORAGE_EMULATOR_HOST" if emulator else "GOOGLE_CLOUD_UNIVERSE_DOMAIN" if universe else ""
         self._held = Held(self._clock, Token("", "none: STORAGE_EMULATOR_HOST") if emulator else None)
         self.refresh_due = self._held.due
         if not emulator:

@@ -62,9 +62,10 @@ class Engine:
         ca_file: str = "",
         user_agent: str = "kopsfs",
         verify: bool = True,
+        named_by: str = "",
     ) -> None:
         environ = os.environ if environ is None else environ
-        self._options = Options.read(environ, ca_file=ca_file, user_agent=user_agent, verify=verify)
+        self._options = Options.read(environ, ca_file=ca_file, user_agent=user_agent, verify=verify, named_by=named_by)
         self._lanes = Lanes(connections_max)
         self._unsent: dict[int, Job] = {}
         self._dropped: deque[Job] = deque()

@@ -135,6 +135,7 @@ class OssDriver:
         self._held = Held(self._clock, oss_credentials.from_environment(environ))
         self.refresh_due = self._held.due
         self._region = oss_credentials.region_given(environ)
+        self.named_by = next((name for name in ("OSS_ENDPOINT", "OSS_REGION") if environ.get(name)), "")
         # Any value counts, even `false`: that is what kops makes of it.
         self._internal = bool(environ.get("ALIYUN_OSS_INTERNAL"))
         self._v1 = environ.get("OSS_SIGNATURE_VERSION", "").lower() == "v1"

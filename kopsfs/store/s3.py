@@ -17,6 +17,7 @@ import hashlib
 import logging
 import re
 import threading
+from collections.abc import Mapping
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote
 
@@ -49,7 +50,15 @@ from kopsfs.store.s3_answers import (
     page_of,
 )
 from kopsfs.store.s3_credentials import DEFAULT_REGION, Found
-from kopsfs.store.s3_site import QUIRKS, Site, aws_site, custom_site, region_of_endpoint, region_of_instance
+from kopsfs.store.s3_site import (
+    QUIRKS,
+    Site,
+    aws_site,
+    custom_site,
+    endpoint_variable,
+    region_of_endpoint,
+    region_of_instance,
+)
 from kopsfs.store.sigv4 import EMPTY_SHA256, UNSIGNED, Credentials, Signer
 from kopsfs.store.url import Location, Settings
 from kopsfs.store.xml_answers import flat
@@ -98,9 +107,10 @@ class S3Driver:
         """Listings by the digest of their bytes."""
         self._unlike: Recent[Key, tuple[Version, str]] = Recent()
         """Bytes that were not those of their ETag, as ETag and MD5."""
-        self._options = Options.read(self._environ, ca_file=settings.ca_file)
         self._endpoint = self._environ.get("S3_ENDPOINT", "")
         self._site, found = self._open()
+        self.named_by = "S3_ENDPOINT" if self._endpoint else _named_by(self._environ)
+        self._options = Options.read(self._environ, ca_file=settings.ca_file, named_by=self.named_by)
         self._held = Held(self._clock, found)
         self.refresh_due = self._held.due
         self._region_given = bool(self._endpoint or self._environ.get("AWS_REGION"))
@@ -129,9 +139,8 @@ class S3Driver:
 
     def _aws_site(self, region: str) -> Site:
         environ = self._environ
-        endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
-        if endpoint and environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() != "true":
-            return custom_site(endpoint, self._bucket, region, "AWS_ENDPOINT_URL")
+        if variable := endpoint_variable(environ):
+            return custom_site(environ[variable], self._bucket, region, variable)
         return aws_site(self._bucket, region, fips=environ.get("AWS_USE_FIPS_ENDPOINT", "").lower() == "true")
 
     def _new_signer(self) -> Signer:
@@ -350,6 +359,11 @@ class S3Driver:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _named_by(environ: Mapping[str, str]) -> str:
+    """What leads to AWS, or elsewhere without S3_ENDPOINT; empty: the bucket's own region."""
+    return endpoint_variable(environ) or ("AWS_REGION" if environ.get("AWS_REGION") else "")
 
 
 def _condition(expected: Expected, form: Form) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ AWS "Amazon S3 endpoints and quotas".
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -68,6 +69,13 @@ class Site(NamedTuple):
     region: str
     custom: bool
     """An endpoint somebody named, not AWS as it comes."""
+
+
+def endpoint_variable(environ: Mapping[str, str]) -> str:
+    """Which variable of the SDKs names another endpoint than AWS's; empty: none."""
+    if environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return ""
+    return next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if environ.get(name)), "")
 
 
 def custom_site(endpoint: str, bucket: str, region: str, origin: str = "S3_ENDPOINT") -> Site:

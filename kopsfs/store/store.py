@@ -572,7 +572,8 @@ def over(
     """Put a `Store` over a driver; `in_place` runs a blocking one in the trio thread, for tests on a mock clock."""
     if isinstance(driver, HttpDriver):
         tls: Tls = getattr(driver, "tls", Tls())
-        make = engine or _engine(environ, connections_max, Tls(tls.verify, ca_file or tls.ca_file))
+        named_by: str = getattr(driver, "named_by", "")
+        make = engine or _engine(environ, connections_max, Tls(tls.verify, ca_file or tls.ca_file), named_by)
         port: Port = Wire(driver, make, in_place=in_place)
     else:
         port = Threads(driver, in_place=in_place)
@@ -587,10 +588,10 @@ def over(
     )
 
 
-def _engine(environ: Mapping[str, str] | None, connections_max: int, tls: Tls) -> Callable[[], Engine]:
+def _engine(environ: Mapping[str, str] | None, connections_max: int, tls: Tls, named_by: str) -> Callable[[], Engine]:
     def make() -> Engine:
         from kopsfs.store import http
 
-        return http.Engine(connections_max, environ, ca_file=tls.ca_file, verify=tls.verify)
+        return http.Engine(connections_max, environ, ca_file=tls.ca_file, verify=tls.verify, named_by=named_by)
 
     return make

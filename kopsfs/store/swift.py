@@ -100,6 +100,7 @@ class SwiftDriver:
             raise InvalidKeyError("open", "", f"a container's name has at most 256 bytes and no '/': {location.bucket}")
         self._login = swift_credentials.find(environ)
         self._endpoint = swift_credentials.find_endpoint(environ)
+        self.named_by = f"the catalogue of {self._login.named_by}, region {self._endpoint.region or 'any'},"
         self.tls = Tls(not swift_credentials.insecure(environ), environ.get("OS_CACERT", ""))
         bundle = Options.read(environ, ca_file=settings.ca_file or self.tls.ca_file).fixed.get(pycurl.CAINFO, True)
         self._verify: bool | str = bundle if self.tls.verify else False

@@ -48,6 +48,12 @@ class Login:
     origin: str = "environment"
     """Where it was found, for `status`."""
 
+    @property
+    def named_by(self) -> str:
+        """What named `auth_url`, for people."""
+        variable = "OS_AUTH_URL" if self.origin == "environment" else f"identity in {self.origin}"
+        return f"{variable}={self.auth_url}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
@@ -285,7 +291,7 @@ def log_in(login: Login, endpoint: Endpoint, *, verify: bool | str) -> Token:
         hint = f"{login.auth_url} does not answer as Keystone v3 does: {_one_line(error)}"
         raise ConfigError(f"swift: {hint}; set OS_AUTH_URL") from error
     except exceptions.ClientException as error:
-        raise TransientError("open", "", f"Keystone at {login.auth_url}: {_one_line(error)}") from error
+        raise TransientError("open", "", f"Keystone at {login.named_by}: {_one_line(error)}") from error
     try:
         # kops takes any service of this type, of this name if one is given.
         url = access.service_catalog.url_for(

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from kopsfs.errors import ConfigError, DeniedError, RefusedError, StoreError, StoreGoneError, TransientError
 from kopsfs.store.curl import Options, fetch
 from kopsfs.store.driver import ANY, Answer, HttpDriver, Prefix
+from kopsfs.store.store import over
+from kopsfs.store.swift_credentials import Token
 from kopsfs.store.url import Settings, open_driver, parse
 from tests.store.harness import DriverFace
 from tests.store.servers import S3Server
@@ -160,6 +163,78 @@ def test_a_pace_that_is_asked_for_is_handed_on(scheme: str, status: int, tmp_pat
         assert error.retry_after_s == 7.0
 
 
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "variable"),
+    [
+        *((scheme, "S3_ENDPOINT") for scheme in RELATIVES),
+        ("gs", "STORAGE_EMULATOR_HOST"),
+        ("azureblob", "AZURE_STORAGE_CONNECTION_STRING"),
+        ("oss", "OSS_ENDPOINT"),
+        ("swift", f"the catalogue of OS_AUTH_URL={NOBODY}/v3, region r,"),
+    ],
+)
+def test_where_nobody_listens_names_the_endpoint_and_what_named_it(scheme: str, variable: str, tmp_path: Path) -> None:
+    driver: Any = driver_at(scheme, tmp_path, NOBODY)
+    if scheme == "swift":
+        driver._log_in = lambda *_login, **_tls: Token("t", f"{NOBODY}/v1/a", None)
+    driver.warm_up(writes=False)
+
+    async def ask() -> str:
+        store = over(driver, url=f"{scheme}://state", environ={})
+        try:
+            await store.attempt(lambda: store._port.get(KEY))
+        except TransientError as error:
+            return error.detail
+        finally:
+            await store.aclose()
+        raise AssertionError("somebody listens")
+
+    said = trio.run(ask)
+    assert said.endswith(f"; {variable} leads to {NOBODY}")
+    assert "127.0.0.1" in said.removesuffix(NOBODY)
+    assert "\n" not in said
+
+
+def test_who_asks_before_the_first_request_names_the_endpoint_too(tmp_path: Path) -> None:
+    driver = driver_of({**CUSTOM, "S3_ENDPOINT": NOBODY, "HOME": str(tmp_path)}, sse="auto")
+    with pytest.raises(TransientError, match=f"; S3_ENDPOINT leads to {NOBODY}$"):
+        driver.warm_up()
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "named_by"),
+    [
+        ("s3://state", AWS, "AWS_REGION"),
+        ("s3://state", {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}, ""),
+        ("s3://state", {**AWS, "AWS_ENDPOINT_URL": NOBODY}, "AWS_ENDPOINT_URL"),
+        ("s3://state", {**AWS, "AWS_ENDPOINT_URL": "", "AWS_ENDPOINT_URL_S3": NOBODY}, "AWS_ENDPOINT_URL_S3"),
+        (
+            "s3://state",
+            {**AWS, "AWS_ENDPOINT_URL": NOBODY, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+            "AWS_REGION",
+        ),
+        ("gs://state", {}, ""),
+        ("gs://state", {"GOOGLE_CLOUD_UNIVERSE_DOMAIN": "example.com"}, "GOOGLE_CLOUD_UNIVERSE_DOMAIN"),
+        ("azureblob://account/c", {}, "the account in the URL"),
+        (
+            "azureblob://account/c",
+            {"AZURE_ENVIRONMENT": "AzureChinaCloud"},
+            "the account in the URL and AZURE_ENVIRONMENT",
+        ),
+        ("oss://state", {"OSS_REGION": "oss-cn-hangzhou"}, "OSS_REGION"),
+    ],
+)
+def test_what_names_an_address_without_an_endpoint(
+    url: str, environ: dict[str, str], named_by: str, tmp_path: Path
+) -> None:
+    environ = {"HOME": str(tmp_path), **environ}
+    driver: Any = open_driver(parse(url, environ), Settings(environ=environ))
+    assert driver.named_by == named_by
+
+
 @pytest.mark.parametrize("scheme", [*RELATIVES, "gs", "azureblob", "oss"])
 def test_a_certificate_nobody_vouches_for_says_what_to_set(scheme: str, tmp_path: Path) -> None:
     """Swift's, whose origin Keystone tells, is in `test_swift.py`."""
@@ -168,8 +243,10 @@ def test_a_certificate_nobody_vouches_for_says_what_to_set(scheme: str, tmp_path
         driver = driver_at(scheme, tmp_path, server.url)
         driver.warm_up(writes=False)
         request = driver.prepare_get(KEY)
-        with pytest.raises(TransientError, match=r"certificate.*; set SSL_CERT_FILE or --ca-file"):
-            fetch(request, Options.read({}))
+        with pytest.raises(
+            TransientError, match=r"certificate.*; set SSL_CERT_FILE or --ca-file.*; IT leads to https://"
+        ):
+            fetch(request, Options.read({}, named_by="IT"))
         assert fetch(request, Options.read({"SSL_CERT_FILE": str(certificate)})).status == 404
 
 

@@ -490,5 +490,5 @@ def _log_in(environ: Mapping[str, str]) -> Token:
 
 
 def test_a_keystone_that_is_away_is_tried_again() -> None:
-    with pytest.raises(TransientError, match=r"Keystone at http://127.0.0.1:1/v3"):
+    with pytest.raises(TransientError, match=r"Keystone at OS_AUTH_URL=http://127.0.0.1:1/v3: "):
         _log_in({**BASIC, "OS_AUTH_URL": "http://127.0.0.1:1/v3", "OS_REGION_NAME": "R"})
