@@ -17,9 +17,11 @@ import json
 import os
 import secrets
 import subprocess
+import time
 import urllib.error
 import urllib.request
 import uuid
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +74,6 @@ class SwiftServer:
     project_id: str
     credential_id: str
     credential_secret: str
-    admin_token: str
     token_seconds: int
     update: Callable[[], None]
     """Let listings catch up with objects that a stopped container server missed."""
@@ -311,14 +312,16 @@ def swift(token_seconds: int = 3600) -> Iterator[SwiftServer]:
         _write_keystone(home, token_seconds)
         _write_swift(home, ports)
         servers = _Servers(at, home, ports, programs)
-        base = _bootstrap(servers, ports)
+        rings = (word for kind in STORAGE for word in (str(home / "etc" / f"{kind}.ring.gz"), str(ports[kind])))
+        servers.do("rings", "python", "-c", RINGS, *rings)
         programs.callback(servers.container_server, False)
         memcached = ["-l", "127.0.0.1", "-p", str(ports["memcached"]), "-U", "0", "-u", _user(), "-m", "32"]
         servers.start("memcached", "memcached", *memcached)
-        servers.start("keystone", str(servers.bin / "python"), "-c", KEYSTONE_WSGI, f"127.0.0.1:{ports['keystone']}")
-        servers.container_server(True)
         for kind in ("account", "object", "proxy"):
             servers.start(f"swift-{kind}", *servers.swift(kind))
+        base = _bootstrap(servers, ports)  # while those start
+        servers.start("keystone", str(servers.bin / "python"), "-c", KEYSTONE_WSGI, f"127.0.0.1:{ports['keystone']}")
+        servers.container_server(True)
         for kind in ("account", "object"):
             servers.wait_for(kind)
         wait_for_answer(base, None, servers.log("keystone"))
@@ -328,29 +331,35 @@ def swift(token_seconds: int = 3600) -> Iterator[SwiftServer]:
 
 
 def _bootstrap(servers: _Servers, ports: Mapping[str, int]) -> str:
-    """Make rings, keys and Keystone's database; give its URL."""
+    """Make Keystone's keys and database; give its URL."""
     base = f"http://127.0.0.1:{ports['keystone']}/v3"
     manage = ("keystone-manage", "--config-file", str(servers.home / "etc" / "keystone.conf"))
-    who = ("--keystone-user", _user(), "--keystone-group", _user())
+    for kind in ("fernet", "credential"):
+        for number in "01":  # what `fernet_setup` and `credential_setup` do, some seconds each
+            (servers.home / kind / number).write_bytes(urlsafe_b64encode(secrets.token_bytes(32)))
+            (servers.home / kind / number).chmod(0o600)
     servers.do("setup", *manage, "db_sync")
-    servers.do("setup", *manage, "fernet_setup", *who)
-    servers.do("setup", *manage, "credential_setup", *who)
     urls = (word for kind in ("public", "internal") for word in (f"--bootstrap-{kind}-url", base))
     region = ("--bootstrap-region-id", "RegionOne")
     servers.do("setup", *manage, "bootstrap", "--bootstrap-password", "admin-secret", *region, *urls)
-    rings = (word for kind in STORAGE for word in (str(servers.home / "etc" / f"{kind}.ring.gz"), str(ports[kind])))
-    servers.do("rings", "python", "-c", RINGS, *rings)
     return base
 
 
 def _populate(base: str, proxy: str, token_seconds: int, servers: _Servers) -> SwiftServer:
     """Two projects with a user each, the service catalogue, an application credential."""
 
+    tokens: dict[str, tuple[str, float]] = {}
+    """Of each user, with when the next one is due."""
+
+    def token(who: str) -> str:
+        if who not in tokens or time.monotonic() > tokens[who][1]:
+            tokens[who] = (_login(base, who, f"{who}-secret", who), time.monotonic() + token_seconds / 10)
+        return tokens[who][0]
+
     def ask(method: str, path: str, fields: Mapping[str, Any] | None = None, who: str = "admin") -> Any:
         body = None if fields is None else json.dumps(fields).encode()
         request = urllib.request.Request(f"{base}/{path}", body, method=method)
-        # A token each: those of a test may live for seconds only.
-        request.add_header("X-Auth-Token", _login(base, who, f"{who}-secret", who))
+        request.add_header("X-Auth-Token", token(who))
         request.add_header("Content-Type", "application/json")
         status, _, answer = _exchange(request)
         assert status < 300, answer
@@ -380,7 +389,6 @@ def _populate(base: str, proxy: str, token_seconds: int, servers: _Servers) -> S
         project_id=project,
         credential_id=credential["id"],
         credential_secret=credential["secret"],
-        admin_token=_login(base, "admin", "admin-secret", "admin"),
         token_seconds=token_seconds,
         update=servers.update,
         container_server=servers.container_server,
