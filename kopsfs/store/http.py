@@ -9,8 +9,7 @@ acted, decompresses nothing, and sends the path byte for byte. What a status mea
 A *ticket* is the number by which the caller may cancel a job; slots and jobs are those of `curl.py`, and which job
 goes next is the business of `lanes.py`.
 
-Threads: `submit`, `cancel`, `close` and all callbacks belong to the trio thread. The two sides share
-deques and a dict, whose single operations are atomic, and one eventfd.
+Threads: `submit`, `cancel`, `close` and all callbacks belong to the trio thread. What the two sides share is a `_Desk`.
 """
 
 from __future__ import annotations
@@ -45,6 +44,47 @@ DELIVERED_AT_ONCE: Final = 4
 """Answers handed over before others get a turn: 128 at once keep a `find` waiting for 15 ms."""
 
 
+class _Desk:
+    """What the trio thread and the engine's share: deques and a dict, whose single operations are atomic, and an eventfd."""
+
+    def __init__(self, options: Options, connections_max: int, deliver: Callable[[], None]) -> None:
+        self.options = options
+        self.lanes = Lanes(connections_max)
+        self.unsent: dict[int, Job] = {}
+        """By ticket. Whoever pops a job has it: one thread to give it up, the other to send it."""
+        self.dropped: deque[Job] = deque()
+        """Given up after they were sent."""
+        self.outbox: deque[tuple[Job, Answer | StoreError | None]] = deque()
+        """Results; None: progress."""
+        self.outbox_posted = False
+        self.token: trio.lowlevel.TrioToken | None = None
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.asleep = False
+        self.closing = False
+        self._deliver = deliver
+        """Empties the outbox, in the trio thread."""
+
+    def wake(self) -> None:
+        self.asleep = False
+        os.eventfd_write(self.wake_fd, 1)
+
+    def post(self, job: Job, result: Answer | StoreError | None) -> None:
+        """Put something into the outbox and wake the trio thread unless that has been done already."""
+        self.outbox.append((job, result))
+        if not self.outbox_posted and self.token is not None:
+            self.outbox_posted = True
+            with contextlib.suppress(trio.RunFinishedError):
+                self.token.run_sync_soon(self._deliver)
+
+    def next_job(self) -> Job | None:
+        """What to start next; cancelled ones never."""
+        while (ticket := self.lanes.next()) is not None:
+            job = self.unsent.pop(ticket, None)
+            if job is not None:
+                return job
+        return None
+
+
 class Engine:
     """Runs HTTP requests for one store, many at once.
 
@@ -65,18 +105,10 @@ class Engine:
         named_by: str = "",
     ) -> None:
         environ = os.environ if environ is None else environ
-        self._options = Options.read(environ, ca_file=ca_file, user_agent=user_agent, verify=verify, named_by=named_by)
-        self._lanes = Lanes(connections_max)
-        self._unsent: dict[int, Job] = {}
-        self._dropped: deque[Job] = deque()
-        self._outbox: deque[tuple[Job, Answer | StoreError | None]] = deque()
-        self._outbox_posted = False
+        options = Options.read(environ, ca_file=ca_file, user_agent=user_agent, verify=verify, named_by=named_by)
+        self._desk = _Desk(options, connections_max, self._deliver)
         self._jobs: dict[int, Job] = {}
         self._tickets = itertools.count(1)
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._asleep = False
-        self._closing = False
         self._thread: threading.Thread | None = None
 
     # What the trio thread calls.
@@ -107,10 +139,11 @@ class Engine:
         if self._thread is None:
             self._start()
         job = Job(next(self._tickets), request, done, into, progress, started, lane)
-        self._jobs[job.ticket] = self._unsent[job.ticket] = job
-        self._lanes.put(job.ticket, lane)
-        if self._asleep:
-            self._wake()
+        desk = self._desk
+        self._jobs[job.ticket] = desk.unsent[job.ticket] = job
+        desk.lanes.put(job.ticket, lane)
+        if desk.asleep:
+            desk.wake()
         return job.ticket
 
     def cancel(self, ticket: int, *, unsent_only: bool = False) -> bool:
@@ -121,53 +154,50 @@ class Engine:
         Returns:
             True if the request never was and never will be sent.
         """
-        # Whoever pops the ticket has the job: this thread or the engine's.
-        unsent = self._unsent.pop(ticket, None) is not None
+        unsent = self._desk.unsent.pop(ticket, None) is not None
         if not unsent and unsent_only:
             return False
         job = self._jobs.pop(ticket, None)
         if job is not None:
             job.cancelled = True
             if not unsent:
-                self._dropped.append(job)
-                self._wake()
+                self._desk.dropped.append(job)
+                self._desk.wake()
         return unsent
 
     def close(self) -> None:
         """Stop the thread and close all connections; what is outstanding ends in TransientError."""
-        if self._closing:
+        desk = self._desk
+        if desk.closing:
             return
-        self._closing = True
+        desk.closing = True
         if self._thread is not None:
-            self._wake()
+            desk.wake()
             self._thread.join()
         self._deliver()
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             job.done(TransientError(job.request.method.lower(), detail="the connection to the store was closed"))
-        os.close(self._wake_fd)
+        os.close(desk.wake_fd)
 
     def _start(self) -> None:
-        if self._closing:
+        if self._desk.closing:
             raise RuntimeError("the engine is closed")
-        self._token = trio.lowlevel.current_trio_token()
+        self._desk.token = trio.lowlevel.current_trio_token()
         self._thread = threading.Thread(target=self._run, name="kopsfs-http", daemon=True)
         self._thread.start()
 
-    def _wake(self) -> None:
-        self._asleep = False
-        os.eventfd_write(self._wake_fd, 1)
-
     def _deliver(self) -> None:
         """Hand over what has come in, in the trio thread, a few at a time: others have requests to answer in between."""
-        self._outbox_posted = False
-        outbox, jobs = self._outbox, self._jobs
+        desk, jobs = self._desk, self._jobs
+        desk.outbox_posted = False
+        outbox = desk.outbox
         count = len(outbox)
         if count > DELIVERED_AT_ONCE:
             count = DELIVERED_AT_ONCE
-            self._outbox_posted = True
-            assert self._token is not None
-            self._token.run_sync_soon(self._deliver)
+            desk.outbox_posted = True
+            assert desk.token is not None
+            desk.token.run_sync_soon(self._deliver)
         for _ in range(count):
             job, result = outbox.popleft()
             if job.cancelled:
@@ -184,50 +214,36 @@ class Engine:
     # What the engine's thread does.
 
     def _run(self) -> None:
-        while not self._closing:
-            loop = _Loop(self)
+        desk = self._desk
+        while not desk.closing:
+            loop = _Loop(desk)
             try:
                 loop.run()
             except Exception:
-                # A bug, but waiting for ever would be worse: everything in flight fails and may be tried again.
+                # Whatever it is, it is a bug of ours, and to wait for ever would be worse: everything in flight fails and
+                # may be tried again.
                 log.exception("the HTTP engine failed and starts again")
                 for job in loop.in_flight():
-                    self.post(
+                    desk.post(
                         job, TransientError(job.request.method.lower(), detail="internal error of the HTTP engine")
                     )
                 time.sleep(CRASH_PAUSE_S)
             finally:
                 loop.close()
 
-    def post(self, job: Job, result: Answer | StoreError | None) -> None:
-        """Put something into the trio thread's inbox and wake it unless that has been done already."""
-        self._outbox.append((job, result))
-        if not self._outbox_posted and self._token is not None:
-            self._outbox_posted = True
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._deliver)
-
-    def next_job(self) -> Job | None:
-        """What to start next; cancelled ones never."""
-        while (ticket := self._lanes.next()) is not None:
-            job = self._unsent.pop(ticket, None)
-            if job is not None:
-                return job
-        return None
-
 
 class _Loop:
     """libcurl's multi handle, its sockets and its timer; lives in the engine's thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._lanes = engine._lanes  # noqa: SLF001 - the engine's own half
+    def __init__(self, desk: _Desk) -> None:
+        self._desk = desk
+        self._lanes = desk.lanes
         self._free: dict[str, list[Slot]] = {}
         self._busy: set[Slot] = set()
         self._deadline = _NEVER
         self._watched: set[int] = set()
         self._epoll = select.epoll()
-        self._epoll.register(engine._wake_fd, select.EPOLLIN)  # noqa: SLF001 - the engine's own half
+        self._epoll.register(desk.wake_fd, select.EPOLLIN)
         multi = self._multi = pycurl.CurlMulti()
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
@@ -236,20 +252,20 @@ class _Loop:
         multi.setopt(pycurl.M_PIPELINING, 0)
 
     def run(self) -> None:
-        engine, multi, epoll, wake_fd = self._engine, self._multi, self._epoll, self._engine._wake_fd  # noqa: SLF001
-        while not engine._closing:  # noqa: SLF001
+        desk, multi, epoll, wake_fd = self._desk, self._multi, self._epoll, self._desk.wake_fd
+        while not desk.closing:
             self._fill()
             if self._deadline <= time.monotonic():
                 self._deadline = _NEVER
                 multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
                 self._reap()
                 continue
-            engine._asleep = True  # noqa: SLF001
+            desk.asleep = True
             # Look again after saying so: a submit that saw us awake has appended before.
-            pending = engine._dropped or self._lanes.ready  # noqa: SLF001
+            pending = desk.dropped or self._lanes.ready
             timeout = 0.0 if pending else max(0.0, self._deadline - time.monotonic())
             events = epoll.poll(None if timeout == _NEVER else timeout, 256)
-            engine._asleep = False  # noqa: SLF001
+            desk.asleep = False
             for fd, event in events:
                 if fd == wake_fd:
                     os.eventfd_read(fd)
@@ -276,18 +292,18 @@ class _Loop:
 
     def _fill(self) -> None:
         """Drop what was cancelled, then start what there is room for."""
-        engine = self._engine
-        while engine._dropped:  # noqa: SLF001
-            slot = engine._dropped.popleft().slot  # noqa: SLF001
+        desk = self._desk
+        while desk.dropped:
+            slot = desk.dropped.popleft().slot
             if slot is not None:
                 self._release(slot)
-        while (job := engine.next_job()) is not None:
+        while (job := desk.next_job()) is not None:
             self._begin(job)
 
     def _begin(self, job: Job) -> None:
         kind = job.request.method if job.into is None else "GET into"
         free = self._free.setdefault(kind, [])
-        slot = free.pop() if free else Slot(kind, self._engine._options, self._report)  # noqa: SLF001
+        slot = free.pop() if free else Slot(kind, self._desk.options, self._report)
         self._busy.add(slot)
         self._lanes.enter(job.lane)
         try:
@@ -296,12 +312,12 @@ class _Loop:
                 slot.easy.setopt(pycurl.FRESH_CONNECT, 1)
         except (pycurl.error, OSError, ValueError, TypeError) as exc:
             self._release(slot, attached=False)
-            self._engine.post(job, StoreError(job.request.method.lower(), detail=f"cannot be sent: {exc}"))
+            self._desk.post(job, StoreError(job.request.method.lower(), detail=f"cannot be sent: {exc}"))
             return
         self._multi.add_handle(slot.easy)
 
     def _report(self, job: Job) -> None:
-        self._engine.post(job, None)
+        self._desk.post(job, None)
 
     def _reap(self) -> None:
         """Take over what libcurl has finished."""
@@ -313,7 +329,7 @@ class _Loop:
                 assert job is not None
                 answer = slot.answer()
                 self._release(slot)
-                self._engine.post(job, answer)
+                self._desk.post(job, answer)
             for easy, code, text in failed:
                 self._fail(easy.slot, code, text)
             if not left:
@@ -335,7 +351,7 @@ class _Loop:
             job.repeated = True
             self._begin(job)
         else:
-            self._engine.post(job, error)
+            self._desk.post(job, error)
 
     def _release(self, slot: Slot, *, reuse: bool = True, attached: bool = True) -> None:
         if attached:
