@@ -33,6 +33,7 @@ from kopsfs.store.driver import (
     Expected,
     Form,
     Key,
+    Method,
     ObjectInfo,
     Page,
     Prefix,
@@ -99,8 +100,9 @@ class AzureDriver:
 
     # -- what blocks -----------------------------------------------------------------------------
 
-    def warm_up(self, *, writes: bool = True) -> None:  # noqa: ARG002  a write needs nothing more
+    def warm_up(self, *, writes: bool = True) -> None:
         """Get a token, unless there is a key. Cost: 0 requests to the store."""
+        del writes  # they need nothing more
         self.refresh_credentials()
 
     def refresh_credentials(self, *, force: bool = False) -> None:
@@ -132,7 +134,7 @@ class AzureDriver:
 
     def _request(
         self,
-        method: str,
+        method: Method,
         path: str,
         own: list[tuple[str, str]],
         query: tuple[str, str] = ("", ""),
@@ -158,7 +160,7 @@ class AzureDriver:
         if condition[1]:
             lines.append(f"If-None-Match: {condition[1]}")
         url = f"{self._site.origin}{path}?{query[0]}" if query[0] else self._site.origin + path
-        return Request(method, url, lines, body, size)  # type: ignore[arg-type]
+        return Request(method, url, lines, body, size)
 
     def prepare_head(self, key: Key, /) -> Request:
         return self._request("HEAD", self._name("head", key), [])

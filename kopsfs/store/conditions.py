@@ -147,7 +147,7 @@ class Conditions:
         changes: dict[str, str] = {condition: guarantee}
         if condition != "create_only":
             changes["replace_form" if condition == "replace_if" else "delete_form"] = form
-        self._store(replace(self.learnt, **changes))  # type: ignore[arg-type]
+        self._store(replace(self.learnt, **changes))  # type: ignore[arg-type]  # a field's name comes from a variable
 
     def _store(self, learnt: Learnt) -> None:
         self.learnt = learnt

@@ -15,6 +15,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import pycurl
@@ -102,7 +103,7 @@ class Options:
 def _ca_file(environ: Mapping[str, str], ca_file: str) -> str:
     for origin, path in (("--ca-file", ca_file), *((name, environ.get(name, "")) for name in CA_VARIABLES)):
         if path:
-            if not os.path.isfile(path) or not os.access(path, os.R_OK):  # noqa: PTH113 - no object needed
+            if not Path(path).is_file() or not os.access(path, os.R_OK):
                 raise ConfigError(f"{origin}: cannot read certificates from {path!r}")
             return path
     return next((path for path in CA_FILES if os.access(path, os.R_OK)), "")

@@ -15,13 +15,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final, Literal, NewType, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Final, Literal, NewType, Protocol, runtime_checkable
 
 Key = NewType("Key", str)
 """The name of an object, `/`-separated by habit only; never starts at a root, any Unicode text."""
 
 Prefix = NewType("Prefix", str)
 """The name of a group of keys: empty, or ending in `/`."""
+NO_PREFIX: Final = Prefix("")
 
 Version = NewType("Version", str)
 """Opaque name of one state of one object (an ETag, a generation). Compared for equality only."""
@@ -159,11 +160,14 @@ class Tls:
     """A bundle of certificates, unless `--ca-file` names another."""
 
 
+Method = Literal["GET", "HEAD", "PUT", "DELETE", "POST"]
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request, ready to be sent: signed, its path percent-encoded byte for byte."""
 
-    method: Literal["GET", "HEAD", "PUT", "DELETE", "POST"]
+    method: Method
     url: str
     headers: Sequence[str] = ()
     """Whole lines, `Name: value`; the engine adds none that change the meaning."""
@@ -267,3 +271,16 @@ class HttpDriver(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Checking(Protocol):
+    """An `HttpDriver` that compares the bytes of a large object with what its store says of them."""
+
+    def new_digest(self) -> Any:
+        """What takes in the bytes while they arrive, as hashlib's digests do."""
+        ...
+
+    def check_digest(self, key: Key, answer: Answer, digest: Any, /) -> None:
+        """Look at it in the end. Raises CorruptError, or TransientError to have them sent again."""
+        ...

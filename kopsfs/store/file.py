@@ -212,9 +212,9 @@ class FileDriver:
                 except OSError as error:
                     if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}:
                         raise
-                    os.rename(temp, path)  # noqa: PTH104  no hard links here (FAT, some FUSE): the lock has to do
+                    temp.rename(path)  # no hard links here (FAT, some FUSE): the lock has to do
             else:
-                os.rename(temp, path)  # noqa: PTH104
+                temp.rename(path)
         _sync_directory(path.parent)
 
     def _demand(self, op: str, key: Key, path: Path, expected: Expected) -> os.stat_result | None:
@@ -265,7 +265,7 @@ class FileDriver:
     def _remove_empty(self, directory: Path) -> None:
         """Remove a tree of empty directories that is in the way of a key; fails where there is an object."""
         for path, _, _ in os.walk(directory, topdown=False):
-            os.rmdir(path)  # noqa: PTH106
+            Path(path).rmdir()
 
     # -- listing ----------------------------------------------------------------------------------
 
@@ -514,7 +514,7 @@ def _remove_old(entry: os.DirEntry[str]) -> None:
     """Remove a temporary file whose writer died long ago."""
     with contextlib.suppress(OSError):
         if time.time() - entry.stat(follow_symlinks=False).st_mtime > TEMP_AGE_S:
-            os.unlink(entry.path)  # noqa: PTH108
+            Path(entry.path).unlink()
             log.info("removed a temporary file of a write that never ended path=%r", entry.path)
 
 

@@ -14,6 +14,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -30,9 +31,7 @@ BLIND: Final = frozenset(
 
 def sees(root: Path) -> bool:
     """Whether inotify tells all that happens below a directory, and is there to be asked."""
-    try:
-        import inotify_simple  # noqa: F401
-    except ImportError:
+    if find_spec("inotify_simple") is None:
         return False
     real = Path(os.path.realpath(root))
     kind = ""

@@ -137,8 +137,9 @@ class GcsDriver:
 
     # -- what blocks -----------------------------------------------------------------------------
 
-    def warm_up(self, *, writes: bool = True) -> None:  # noqa: ARG002  a write needs nothing more
+    def warm_up(self, *, writes: bool = True) -> None:
         """Get a token. Cost: 0 requests to the store."""
+        del writes  # they need nothing more
         self.refresh_credentials()
 
     def refresh_credentials(self, *, force: bool = False) -> None:
@@ -183,8 +184,9 @@ class GcsDriver:
         /,
         *,
         expected: Expected,
-        form: Form = "quoted",  # noqa: ARG002  generations have one form
+        form: Form = "quoted",
     ) -> Request:
+        del form  # generations have one
         self._name("put", key)
         resource: dict[str, object] = {"name": key, **self._metadata.get(key, {})}
         if (digest := digest_of("md5", body, size)) is not None:
@@ -204,7 +206,8 @@ class GcsDriver:
         headers = (*self.signing, f"Content-Type: {_FRAME}{boundary}")
         return Request("POST", url, headers, whole, len(before) + size + len(after))
 
-    def prepare_delete(self, key: Key, /, *, expected: Expected, form: Form = "quoted") -> Request:  # noqa: ARG002
+    def prepare_delete(self, key: Key, /, *, expected: Expected, form: Form = "quoted") -> Request:
+        del form  # generations have one
         url = f"{self._objects}/{self._name('delete', key)}{_condition('?', expected)}"
         return Request("DELETE", url, self.signing)
 
@@ -260,7 +263,8 @@ class GcsDriver:
             raise self._failure("list", prefix, answer)
         return page_of(prefix, answer)
 
-    def versioned(self, answer: Answer, /) -> bool | None:  # noqa: ARG002  GCS does not say
+    def versioned(self, answer: Answer, /) -> bool | None:
+        del answer  # GCS does not say
         return None
 
     def _failure(self, op: str, key: str, answer: Answer) -> StoreError:

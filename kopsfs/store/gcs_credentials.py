@@ -117,7 +117,7 @@ def file_of(environ: Mapping[str, str]) -> File | None:
 
 
 def _well_known(environ: Mapping[str, str]) -> Path:
-    home = environ.get("HOME") or os.path.expanduser("~")  # noqa: PTH111 - Path.home() would not see `environ`
+    home = environ.get("HOME") or os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises for a user without one
     return Path(home, ".config", "gcloud", "application_default_credentials.json")
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import BinaryIO, Final
 
 from kopsfs.errors import TooLargeError
-from kopsfs.store.driver import Capabilities, Expected, Key, ObjectInfo, Page, Prefix
+from kopsfs.store.driver import NO_PREFIX, Capabilities, Expected, Key, ObjectInfo, Page, Prefix
 from kopsfs.store.k8s_api import Api
 from kopsfs.store.k8s_credentials import Access
 from kopsfs.store.k8s_entries import Bodies, read_object
@@ -58,7 +58,7 @@ def open_driver(location: Location, settings: Settings) -> K8sDriver:
 class K8sDriver:
     """The contract over one API server. Methods block and may be called from several threads."""
 
-    def __init__(self, access: Access, *, prefix: Prefix = Prefix(""), page_size: int = 1000) -> None:  # noqa: B008
+    def __init__(self, access: Access, *, prefix: Prefix = NO_PREFIX, page_size: int = 1000) -> None:
         self.capabilities = Capabilities(
             create_only="atomic",
             replace_if="atomic",

@@ -163,7 +163,7 @@ def _demand_shallow(value: Any) -> None:
 # -- rendering ---------------------------------------------------------------------------------------------
 
 
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # the class depends on libyaml
     """Strings are quoted unless no reader could take them for anything else."""
 
 

@@ -49,6 +49,7 @@ from kopsfs.store.driver import (
     Expected,
     Form,
     Key,
+    Method,
     ObjectInfo,
     Page,
     Prefix,
@@ -160,8 +161,9 @@ class OssDriver:
 
     # -- what blocks -----------------------------------------------------------------------------
 
-    def warm_up(self, *, writes: bool = True) -> None:  # noqa: ARG002  both need the same
+    def warm_up(self, *, writes: bool = True) -> None:
         """Find region and credentials, load the SDK. Cost: 0 to 5 requests to the instance's metadata service."""
+        del writes  # they need nothing more
         if not self._region:
             self._region = self._instance.region()
         if not self._base:
@@ -217,7 +219,7 @@ class OssDriver:
     # -- preparing ------------------------------------------------------------------------------
 
     def _request(
-        self, op: str, method: str, key: Key, headers: dict[str, str], body: Any = None, size: int = 0
+        self, op: str, method: Method, key: Key, headers: dict[str, str], body: Any = None, size: int = 0
     ) -> Request:
         path = path_of(op, key, _KEY_BYTES_MAX, safe="/~")
         if key[0] in "/\\":
@@ -225,11 +227,18 @@ class OssDriver:
         return self._signed(op, method, f"{self._origin}{self._base}{path}", key, headers, body, size)
 
     def _signed(
-        self, op: str, method: str, url: str, key: str | None, headers: dict[str, str], body: Any = None, size: int = 0
+        self,
+        op: str,
+        method: Method,
+        url: str,
+        key: str | None,
+        headers: dict[str, str],
+        body: Any = None,
+        size: int = 0,
     ) -> Request:
         if self._sign is None:
             raise TransientError(op, key or "", "no credentials yet")
-        return Request(method, url, self._sign(method, url, key, headers), body, size)  # type: ignore[arg-type]
+        return Request(method, url, self._sign(method, url, key, headers), body, size)
 
     def prepare_head(self, key: Key, /) -> Request:
         return self._request("head", "HEAD", key, {})
@@ -298,7 +307,7 @@ class OssDriver:
         assert self._new_crc is not None
         return self._new_crc()
 
-    def check_digest(self, key: Key, answer: Answer, digest: Any) -> None:
+    def check_digest(self, key: Key, answer: Answer, digest: Any, /) -> None:
         """Compare the bytes that arrived with what OSS says of them. Raises CorruptError."""
         told = answer.headers.get("x-oss-hash-crc64ecma")
         if told and told != _decimal(digest):

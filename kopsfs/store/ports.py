@@ -23,7 +23,19 @@ import outcome
 import trio
 
 from kopsfs.errors import DeniedError, StoreError, TransientError
-from kopsfs.store.driver import Answer, Driver, Expected, Form, HttpDriver, Key, ObjectInfo, Page, Prefix, Request
+from kopsfs.store.driver import (
+    Answer,
+    Checking,
+    Driver,
+    Expected,
+    Form,
+    HttpDriver,
+    Key,
+    ObjectInfo,
+    Page,
+    Prefix,
+    Request,
+)
 from kopsfs.store.lanes import Lane, Lanes
 from kopsfs.store.renewal import Renewal
 
@@ -194,10 +206,12 @@ class Threads:
         self._pool.close()
         self._driver.close()
 
-    def ready(self, *, writes: bool = False) -> bool:  # noqa: ARG002  SDKs look after themselves
+    def ready(self, *, writes: bool = False) -> bool:
+        del writes  # SDKs look after themselves
         return True
 
-    async def make_ready(self, *, writes: bool = False) -> None:  # noqa: ARG002
+    async def make_ready(self, *, writes: bool = False) -> None:
+        del writes
         await trio.lowlevel.checkpoint()
 
     def renew(self) -> trio.Event | None:
@@ -220,12 +234,14 @@ class Threads:
 
         return Call("get", key, act)
 
-    def get_into(self, key: Key, file: BinaryIO, progress: Progress | None) -> Call[ObjectInfo]:  # noqa: ARG002
-        # A blocking driver says at the end only what it has fetched, so there is no progress before.
+    def get_into(self, key: Key, file: BinaryIO, progress: Progress | None) -> Call[ObjectInfo]:
+        del progress  # a blocking driver says at the end only what it has fetched
         cover = _Cover(file)
         return Call("get", key, lambda: self._driver.get(key, cast("BinaryIO", cover)), into=file, uncover=cover.drop)
 
-    def put(self, key: Key, data: bytes | BinaryIO, size: int, expected: Expected, form: Form) -> Call[Stored]:  # noqa: ARG002  SDKs know one form
+    def put(self, key: Key, data: bytes | BinaryIO, size: int, expected: Expected, form: Form) -> Call[Stored]:
+        del form  # SDKs know one
+
         def act() -> Stored:
             body = io.BytesIO(data) if isinstance(data, bytes) else data
             try:
@@ -238,7 +254,8 @@ class Threads:
 
         return Call("put", key, act)
 
-    def delete(self, key: Key, expected: Expected, form: Form) -> Call[None]:  # noqa: ARG002
+    def delete(self, key: Key, expected: Expected, form: Form) -> Call[None]:
+        del form  # SDKs know one
         return Call("delete", key, lambda: self._driver.delete(key, expected=expected))
 
     def list_page(self, prefix: Prefix, *, delimiter: bool, token: str | None, start_after: str | None) -> Call[Page]:
@@ -387,13 +404,13 @@ class Wire:
 
     def get_into(self, key: Key, file: BinaryIO, progress: Progress | None) -> Call[ObjectInfo]:
         driver = self._driver
-        # A driver may check what goes past it into a file: `new_digest`, and `check_digest` at the end.
-        cover = _Cover(file, getattr(driver, "new_digest", None))
+        checking = driver if isinstance(driver, Checking) else None
+        cover = _Cover(file, None if checking is None else checking.new_digest)
 
         def parse(answer: Answer) -> ObjectInfo:
             info = driver.parse_get(key, answer)
-            if cover.digest is not None:
-                driver.check_digest(key, answer, cover.digest)  # type: ignore[attr-defined]
+            if checking is not None and cover.digest is not None:
+                checking.check_digest(key, answer, cover.digest)
             return info
 
         return Call(

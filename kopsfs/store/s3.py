@@ -33,6 +33,7 @@ from kopsfs.store.driver import (
     Form,
     Guarantee,
     Key,
+    Method,
     ObjectInfo,
     Page,
     Prefix,
@@ -209,10 +210,10 @@ class S3Driver:
     def prepare_get(self, key: Key, /) -> Request:
         return self._request("GET", self._path("get", key))
 
-    def _request(self, method: str, path: str, query: str = "") -> Request:
+    def _request(self, method: Method, path: str, query: str = "") -> Request:
         site = self._site
         url = f"{site.origin}{path}?{query}" if query else site.origin + path
-        return Request(method, url, self.signing.sign(method, site.host, path, query))  # type: ignore[arg-type]
+        return Request(method, url, self.signing.sign(method, site.host, path, query))
 
     def prepare_put(
         self, key: Key, body: bytes | BinaryIO, size: int, /, *, expected: Expected, form: Form = "quoted"
@@ -273,7 +274,7 @@ class S3Driver:
         """What a large body is checked by while it arrives."""
         return hashlib.md5(usedforsecurity=False)
 
-    def check_digest(self, key: Key, answer: Answer, digest: Any) -> None:
+    def check_digest(self, key: Key, answer: Answer, digest: Any, /) -> None:
         """Compare the bytes that arrived with an ETag that is to be their MD5. Raises TransientError: ask again.
 
         What arrives twice the same is what the store has: AWS promises MD5s, its relatives do not, and one that makes up

@@ -91,7 +91,7 @@ def key_pair(environ: Mapping[str, str]) -> Found | None:
 
 
 def _file(environ: Mapping[str, str], variable: str, name: str) -> Path:
-    home = environ.get("HOME") or os.path.expanduser("~")  # noqa: PTH111 - Path.home() would not see `environ`
+    home = environ.get("HOME") or os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises for a user without one
     given = environ.get(variable)
     if not given:
         return Path(home, ".aws", name)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
+import outcome
 import trio
 
 from kopsfs.errors import (
@@ -33,6 +34,7 @@ from kopsfs.store.breaker import PROBE_WINDOW_S, Breaker, Health
 from kopsfs.store.conditions import Conditions, Memory
 from kopsfs.store.driver import (
     ABSENT,
+    NO_PREFIX,
     Capabilities,
     Driver,
     Expected,
@@ -56,7 +58,6 @@ T = TypeVar("T")
 Deliver = Callable[[Key, ObjectInfo | None, bytes | None, StoreError | None], None]
 """Called in the trio thread, in batches, once per key: (key, info, bytes, None) or (key, None, None, error)."""
 
-NO_PREFIX: Final = Prefix("")
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
 PROBE_BUDGET_S: Final = 10.0
@@ -422,7 +423,7 @@ class Store:
                 self._watch_over()
         elif self._is_lost(call, error):
             self._lost_prefix = Prefix(call.key) if call.verb == "list" else None
-            result = type(result)(StoreDownError(call.verb, name, str(error)))  # type: ignore[call-arg]
+            result = outcome.Error(StoreDownError(call.verb, name, str(error)))
             self._went_away(f"{call.verb}: {error}")
         elif error is None or isinstance(error, StoreError):
             if error is None and call.verb == "list" and len(self._listed) < LISTED_MAX:

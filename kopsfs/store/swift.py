@@ -132,8 +132,9 @@ class SwiftDriver:
 
     # -- what blocks -----------------------------------------------------------------------------
 
-    def warm_up(self, *, writes: bool = True) -> None:  # noqa: ARG002  both need the same token
+    def warm_up(self, *, writes: bool = True) -> None:
         """Log in. Cost: 1 request to Keystone."""
+        del writes  # they need nothing more
         self.refresh_credentials()
 
     def refresh_credentials(self, *, force: bool = False) -> None:
@@ -227,7 +228,7 @@ class SwiftDriver:
         """What a large body is checked by while it arrives."""
         return hashlib.md5(usedforsecurity=False)
 
-    def check_digest(self, key: Key, answer: Answer, digest: Any) -> None:
+    def check_digest(self, key: Key, answer: Answer, digest: Any, /) -> None:
         """Compare the bytes that arrived with the ETag, where that is their MD5. Raises CorruptError."""
         tag = answer.headers.get("etag", "")
         if _MD5.fullmatch(tag) and not _is_manifest(answer) and digest.hexdigest() != tag:
@@ -248,8 +249,9 @@ class SwiftDriver:
             raise self._failure("delete", key, answer)
         self._note_gone(key)
 
-    def versioned(self, answer: Answer, /) -> bool | None:  # noqa: ARG002
+    def versioned(self, answer: Answer, /) -> bool | None:
         """Swift's own versioning neither shows in answers nor changes what a condition means."""
+        del answer
         return None
 
     def parse_list(self, prefix: Prefix, answer: Answer, /) -> Page:
