@@ -62,7 +62,7 @@ def run(config: Config, ready: Callable[[str], None]) -> int:
         return trio.run(_Daemon(config, ready).main)
     except BaseExceptionGroup as group:
         cause = _cause(group)
-        if not isinstance(cause, KopsfsError):
+        if not isinstance(cause, KopsfsError | KeyboardInterrupt):
             log.exception("a bug stops the daemon; the journal has what was acknowledged")
         raise cause from group
     finally:
@@ -200,6 +200,7 @@ class _Daemon:
         self.operations = fuse.Operations(self.fs, self.echo, request_budget_s=config.request_budget_s)
         self._mount()
         try:
+            services.start_soon(self._signals)
             if not warm:
                 with trio.move_on_after(config.request_budget_s) as timer:
                     await first.wait()
@@ -210,7 +211,6 @@ class _Daemon:
             self.notifier.start()
             commands = Commands(self.fs, config, self.operations, self)
             await services.start(control.serve, config.control_socket, commands.table())
-            services.start_soon(self._signals)
             services.start_soon(self.parts.refresh.run)
             self.parts.store.watch(self.parts.refresh.hint)
             services.start_soon(self.echo.run)
@@ -311,6 +311,8 @@ class _Daemon:
         ) as received:
             async for number in received:
                 if number in {signal.SIGTERM, signal.SIGINT}:
+                    if not self.announced:
+                        raise KeyboardInterrupt  # nobody waits for the store any more
                     log.info("signal=%s: unmounting", signal.Signals(number).name)
                     self.parts.writeback.expedite_all()
                     await self.unmount(lazy=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +119,12 @@ def _in_background(config: Config) -> int:
             os._exit(status)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        message = pipe.readline()
+        try:
+            message = pipe.readline()
+        except KeyboardInterrupt:
+            os.kill(child, signal.SIGINT)  # it has left the terminal, and would go on
+            os.waitpid(child, 0)
+            raise
     if not message:
         _pid, how = os.waitpid(child, 0)
         program.complain(f"the daemon died while mounting (status {os.waitstatus_to_exitcode(how)})")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,6 +229,38 @@ def test_of_two_mounts_that_begin_at_once_one_gives_way(bench: Bench) -> None:
     assert done.returncode == 66
     assert f"{bench.mountpoint} is mounted already" in done.stderr
     assert os.listdir(bench.mountpoint) == ["a"]
+
+
+@pytest.mark.parametrize("words", [[], ["--foreground"]], ids=["background", "foreground"])
+def test_who_stops_waiting_for_the_store_leaves_no_mount(bench: Bench, words: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, (bench.directory / "said").open("w+") as told:
+        key = {"S3_ACCESS_KEY_ID": "a", "S3_SECRET_ACCESS_KEY": "b", "HOME": str(bench.directory)}
+        command = [sys.executable, "-m", "kopsfs", "mount", *words, "--request-budget=10m", "s3://b"]
+        process = subprocess.Popen(
+            [
+                *command,
+                bench.mountpoint,
+                "--state-dir",
+                bench.directory / "kept",
+                "--cache-dir",
+                bench.directory / "cache",
+            ],
+            env=os.environ | key | {"S3_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"},
+            stderr=told,
+            start_new_session=True,
+        )
+        try:
+            while mount_at(bench.mountpoint) is None:
+                assert process.poll() is None, told.read()
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(120) == 130
+        finally:
+            process.kill()
+            process.wait()
+        assert mount_at(bench.mountpoint) is None
+        told.seek(0)
+        assert "Traceback" not in told.read()
 
 
 def test_who_may_not_mount_there_is_told_so(bench: Bench) -> None:
