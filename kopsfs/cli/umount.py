@@ -62,16 +62,20 @@ def _run(parsed: argparse.Namespace) -> int:
         program.complain(f"{error}; its requests are aborted")
         abort(mount)
         return _take_away(mount)
-    if left and not parsed.lazy:
+    if parsed.lazy:
+        return 0
+    if left > progress.held:
         program.complain(
-            f"{count(left, 'change')} could not be uploaded; kept on this machine, and sent by the next mount of the store"
+            f"{count(left - progress.held, 'change')} could not be uploaded; kept on this machine, "
+            "and sent by the next mount of the store"
         )
-        return program.LEFT_OVER
+    if progress.held:
+        program.complain(f"{count(progress.held, 'write')} held until you decide; mount again, and kopsfs conflicts")
     if progress.conflicts:
         program.complain(
-            f"{count(progress.conflicts, 'edit')} lost a race: kept for the next mount's `kopsfs conflicts`"
+            f"{count(progress.conflicts, 'edit')} lost a race, and is kept; mount again, and kopsfs conflicts"
         )
-    return 0
+    return program.LEFT_OVER if left else 0
 
 
 def _mount_named(target: str) -> Mount | None:

@@ -297,7 +297,8 @@ def test_what_cannot_be_uploaded_is_named(bench: Bench) -> None:
     assert bench.run("conflicts", bench.mountpoint).returncode == 1
     done = bench.run("umount", bench.mountpoint)
     assert done.returncode == 75
-    assert "1 change could not be uploaded; kept on this machine" in done.stderr
+    assert "1 write held until you decide" in done.stderr
+    assert "uploaded" not in done.stderr
     assert (cluster / "config").read_text() == "kind: Cluster\n"
 
 
