@@ -27,7 +27,8 @@ examples:
 3 is the number in the list; the path of the file will do, too. A held write (an empty file over cluster
 configuration) is released by `take mine` and dropped by `take theirs`.
 
-exit status: 0 none are open, or it is done; 1 some are open; 2 usage; 66 no such mount or conflict
+exit status: 0 none are open, or it is done; 1 some are open; 2 usage; 66 no such mount or conflict; 69 the daemon
+is gone
 """
 
 _ACTIONS = ("list", "diff", "take")

@@ -20,7 +20,7 @@ examples:
   kopsfs flush s3://clusters.example.com   what an earlier mount left over, even when nothing is mounted now
 
 exit status: 0 the store has everything; 1 edits that lost a race are open; 2 usage; 66 no such mount; 69 store
-unreachable; 75 something is left over, and `kopsfs status` or `conflicts` says why; 78 a TIME that is none
+or daemon unreachable; 75 something is left over, and `kopsfs status` or `conflicts` says why; 78 a TIME that is none
 """
 
 
