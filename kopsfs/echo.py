@@ -24,6 +24,7 @@ import trio
 
 from kopsfs.fs.inode import Change, Ino, Inode
 from kopsfs.fs.tree import Tree
+from kopsfs.mounts import mount_at
 
 log = logging.getLogger(__name__)
 
@@ -190,16 +191,9 @@ class Echo:
 
 
 def _device_of(mountpoint: Path) -> int:
-    """st_dev of a mount, without a request to it (proc(5), mountinfo). Raises OSError."""
-    wanted = str(mountpoint)
-    found = -1
-    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    for line in text.splitlines():
-        fields = line.split()
-        where = fields[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
-        if where.encode("latin-1", "replace").decode("utf-8", "replace") == wanted or fields[4] == wanted:
-            major, _, minor = fields[2].partition(":")
-            found = os.makedev(int(major), int(minor))
-    if found < 0:
-        raise FileNotFoundError(wanted)
-    return found
+    """st_dev of a mount, without a request to it. Raises OSError."""
+    found = mount_at(mountpoint)
+    if found is None:
+        raise FileNotFoundError(mountpoint)
+    major, _, minor = found.device.partition(":")
+    return os.makedev(int(major), int(minor))

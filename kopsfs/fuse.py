@@ -33,6 +33,7 @@ from kopsfs import echo, errors, gate
 from kopsfs.fs.filesystem import LOCAL_LEASE_S, Filesystem, Stat
 from kopsfs.fs.inode import Change, Inode
 from kopsfs.fs.namespace import Caller
+from kopsfs.mounts import connection, mount_at
 
 log = logging.getLogger(__name__)
 
@@ -574,9 +575,7 @@ async def serve(operations: Operations) -> None:
 
 def raise_limits(mountpoint: Path) -> None:
     """Let more reads wait at once, where fusectl is there and permits it. Never asks the mount itself."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-            fields = line.split()
-            if fields[4].encode().decode("unicode_escape") == str(mountpoint):
-                minor = fields[2].partition(":")[2]
-                Path(f"/sys/fs/fuse/connections/{minor}/max_background").write_text(str(MAX_BACKGROUND), "ascii")
+    with contextlib.suppress(OSError):
+        found = mount_at(mountpoint)
+        if found is not None:
+            (connection(found) / "max_background").write_text(str(MAX_BACKGROUND), "ascii")

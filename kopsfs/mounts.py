@@ -130,11 +130,15 @@ def detach(mountpoint: Path, *, lazy: bool) -> str:
     return trouble
 
 
+def connection(mount: Mount) -> Path:
+    """Give the directory of its controls in fusectl (Documentation/filesystems/fuse.rst)."""
+    return Path("/sys/fs/fuse/connections") / mount.device.partition(":")[2]
+
+
 def abort(mount: Mount) -> None:
-    """End all requests of a mount whose daemon is stuck (fusectl; Documentation/filesystems/fuse.rst)."""
-    minor = mount.device.partition(":")[2]
+    """End all requests of a mount whose daemon is stuck."""
     with contextlib.suppress(OSError):
-        Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1", encoding="ascii")
+        (connection(mount) / "abort").write_text("1", encoding="ascii")
 
 
 def check_free(mountpoint: Path) -> None:
