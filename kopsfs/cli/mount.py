@@ -79,10 +79,16 @@ def mount(config: Config) -> int:
 
 
 def _prepare(config: Config) -> None:
-    """Make the directories, once the URL is one: a mistyped one leaves none behind."""
+    """Make the directories, once the URL is one: a mistyped one leaves none behind.
+
+    Raises:
+        ConfigError: it is none, is a directory that would show itself, or directories cannot be made.
+    """
     from kopsfs.store import parse
 
-    parse(config.state, config.environ)
+    store = parse(config.state, config.environ)
+    if store.scheme == "file" and config.mountpoint.is_relative_to(os.path.realpath(store.bucket)):
+        raise ConfigError(f"{config.mountpoint} lies inside the store {store.bucket}; mount it elsewhere")
     for directory, what in ((config.state_dir, "state directory"), (config.cache_dir, "cache directory")):
         places.prepare_directory(directory, what, os.geteuid(), mountpoint=config.mountpoint)
 

@@ -53,7 +53,7 @@ def _run(parsed: argparse.Namespace) -> int:
         answers = control.request(path, "umount", lazy=parsed.lazy)
         left = progress.follow(answers, until="detached" if parsed.lazy else None)
     except control.RefusedError as error:
-        program.complain(f"{error}; close what uses it, or kopsfs umount --lazy")
+        program.complain(f"{str(error).rstrip('.')}; close what uses it, or kopsfs umount --lazy")
         return program.LEFT_OVER
     except control.StuckError as error:
         mount = None if target is None else _mount_named(target)

@@ -110,6 +110,14 @@ def test_a_store_that_is_none_leaves_nothing_behind(bench: Bench) -> None:
     assert sorted(os.listdir(bench.directory)) == ["mnt", "store"]
 
 
+def test_a_directory_does_not_show_itself(bench: Bench) -> None:
+    for inside in (bench.store, bench.store / "mnt"):
+        inside.mkdir(exist_ok=True)
+        (inside / "a").unlink(missing_ok=True)
+        done = bench.run("mount", bench.url, inside)
+        assert (done.returncode, "lies inside the store" in done.stderr) == (78, True)
+
+
 def test_who_mounts_an_empty_store_is_asked_whether_that_is_meant(bench: Bench) -> None:
     (bench.store / "a").unlink()
     assert said(bench.mount()) == (0, "", f"kopsfs: nothing is stored below {bench.url}: is the prefix right?\n")
