@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed lacks it
 
 from kopsfs.errors import ConfigError, DeniedError, KopsfsError, RefusedError, StoreError, TransientError
-from kopsfs.store.outside import ask
+from kopsfs.store.outside import TIMEOUT_S, ask
 from kopsfs.store.renewal import renew_at
 
 log = logging.getLogger(__name__)
@@ -140,8 +140,10 @@ class Access:
 
     def _ask(self, question: str) -> dict[str, Any]:
         words = [self.context, *map(str, self._files)] if self._files else [str(self._account)]
-        what = "cannot read the kubeconfig" if question == "context" else f"user {self.user}"
-        return ask(READER, question, *words, environ=self._environ, what=what, extra="k8s", timeout_s=PLUGIN_S)
+        what, timeout_s = f"user {self.user}", PLUGIN_S
+        if question == "context":
+            what, timeout_s = "cannot read the kubeconfig", TIMEOUT_S
+        return ask(READER, question, *words, environ=self._environ, what=what, extra="k8s", timeout_s=timeout_s)
 
     @property
     def origin(self) -> str:
