@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from kopsfs import config, control
 from kopsfs.errors import ConfigError, InputError
+from kopsfs.mounts import mount_of
 from kopsfs.option import Kind, Option
 
 GROUPS: Final[dict[str, str]] = {
@@ -109,7 +110,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         "target",
         nargs="?",
         metavar="MOUNTPOINT|URL",
-        help="which mount: its directory, a path below it, or its store; may be left out when there is one mount",
+        help="which mount: its directory, a path below it, or its store; may be left out in it, and when it is the only one",
     )
     add_other_names(parser)
 
@@ -144,7 +145,7 @@ def target_of(parsed: argparse.Namespace) -> str | None:
 
 
 def socket_of(parsed: argparse.Namespace) -> Path:
-    """Find the control socket of the mount that the arguments name, or of the only one there is.
+    """Find the control socket of the mount that the arguments name, of the only one there is, or the one around us.
 
     Raises:
         InputError: there is none, or there are several.
@@ -161,4 +162,7 @@ def socket_of(parsed: argparse.Namespace) -> Path:
     same = control.sockets(url) if "://" in url else []
     if len(same) == 1:
         return same[0]
+    around = mount_of(Path.cwd())
+    if around is not None and around.ours:
+        return control.find(around.mountpoint)
     raise InputError(f"{len(found)} stores are mounted; name the mount point, `kopsfs status` lists them")

@@ -32,6 +32,7 @@ class Bench:
         (self.store / "a").write_text("a\n")
         self.url = f"file://{self.store}"
         self.before: list[str] = []
+        self.cwd = directory
 
     def run(self, *words: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("KOPS")}
@@ -48,7 +49,7 @@ class Bench:
             | environ,
             check=False,
             stdin=subprocess.DEVNULL,
-            cwd=self.directory,
+            cwd=self.cwd,
             timeout=180,
         )
 
@@ -157,6 +158,20 @@ def test_a_mount_is_found_in_every_way(bench: Bench) -> None:
         assert json.loads(done.stdout)["mountpoint"] == str(bench.mountpoint)
     assert bench.run("flush", "--state", bench.url).returncode == 0
     assert bench.run("umount", bench.url).returncode == 0
+
+
+def test_of_several_mounts_the_one_around_us_is_meant(bench: Bench) -> None:
+    other = bench.directory / "other"
+    other.mkdir()
+    assert bench.mount().returncode == 0
+    assert bench.run("mount", "memfs://demo", other).returncode == 0
+    assert bench.run("flush").returncode == 66
+    bench.cwd = bench.mountpoint
+    try:
+        assert said(bench.run("conflicts")) == (0, "no conflicts\n", "")
+        assert bench.run("flush").returncode == 0
+    finally:
+        bench.cwd = bench.directory
 
 
 def test_the_daemon_keeps_nothing_of_the_terminal(bench: Bench) -> None:
