@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -271,6 +272,8 @@ def test_who_stops_waiting_for_the_store_leaves_no_mount(bench: Bench, words: li
             env=os.environ | key | {"S3_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"},
             stderr=told,
             start_new_session=True,
+            # What runs in the background of a shell inherits that SIGINT is ignored.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         try:
             while mount_at(bench.mountpoint) is None:
