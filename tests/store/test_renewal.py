@@ -14,9 +14,10 @@ import trio
 import trio.testing
 
 from kopsfs.errors import ConfigError, DeniedError, RefusedError, StoreError, TransientError
+from kopsfs.store import renewal
 from kopsfs.store.driver import Answer, Key, ObjectInfo, Request
 from kopsfs.store.oss_credentials import Found
-from kopsfs.store.renewal import DENIED_PAUSE_S, PAUSE_MAX_S, Held, renew_at
+from kopsfs.store.renewal import DENIED_PAUSE_S, PAUSE_MAX_S, renew_at
 from kopsfs.store.store import Store, over
 from tests.store.simulated import AWS, Server, SimulatedDriver, SimulatedEngine
 from tests.support.s3 import AWS as KEYS
@@ -305,7 +306,7 @@ def test_a_source_that_keeps_handing_out_the_old_ones_is_not_asked_all_the_time(
 @pytest.mark.parametrize("skew_s", [-7200.0, 0.0, 7200.0])
 def test_credentials_end_by_the_servers_clock_and_are_due_by_ours(skew_s: float) -> None:
     now = 1e9
-    held: Held[Found] = Held(lambda: now)
+    held: renewal.Held[Found] = renewal.Held(lambda: now)
     assert held.due()
     assert held.describe() == {"credentials": "not looked for yet", "credentials_expire": None}
     held.take(Found("id", "secret", "token", 1e9 + skew_s + 3600, "role"), skew_s=skew_s)
@@ -317,4 +318,4 @@ def test_credentials_end_by_the_servers_clock_and_are_due_by_ours(skew_s: float)
 
 
 def test_what_stands_written_down_is_never_due() -> None:
-    assert not Held(lambda: 1e18, Found("id", "secret")).due()
+    assert not renewal.Held(lambda: 1e18, Found("id", "secret")).due()
