@@ -55,10 +55,15 @@ class Committer:
         self._reserve = journal.directory / "reserve"
 
     def start(self) -> None:
-        """Begin; called inside trio."""
+        """Begin; called inside trio. Raises JournalError."""
         self._token = trio.lowlevel.current_trio_token()
+        try:
+            # Here and not in the thread: what the database keeps beside it needs room, which may be gone a moment later.
+            connection = connect(self.journal.path)
+        except sqlite3.Error as exc:
+            raise JournalError(f"{self.journal.path}: {exc}") from exc
         self._refill_reserve()
-        self._thread = threading.Thread(target=self._work, name="committer", daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(connection,), name="committer", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
@@ -105,14 +110,13 @@ class Committer:
 
     # --- in the thread -----------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        connection = connect(self.journal.path)
+    def _work(self, connection: sqlite3.Connection) -> None:
         idle = False
         try:
             while True:
                 signalled = self._wanted.wait(None if idle else _CHECKPOINT_IDLE_S)
                 if not signalled:
-                    with contextlib.suppress(sqlite3.OperationalError):
+                    with contextlib.suppress(sqlite3.Error):
                         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                     self._refill_reserve()
                     idle = True

@@ -65,8 +65,8 @@ def columns(generation: Generation | None) -> tuple[Any, ...]:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that may be used by the one thread that made it."""
-    connection = sqlite3.connect(path, isolation_level=None)
+    """A connection for one thread, which need not be this one."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")

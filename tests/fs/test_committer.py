@@ -224,6 +224,22 @@ def test_what_the_disk_refuses_is_said_to_each_who_asks_and_comes_when_it_can(
     run(tmp_path, body)
 
 
+def test_a_database_that_cannot_be_opened_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that ended for it would leave every close waiting."""
+
+    def full(path: Path) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    journal = opened(tmp_path)
+    monkeypatch.setattr(committer_module, "connect", full)
+
+    async def main() -> None:
+        with pytest.raises(JournalError, match=r"state\.db: database or disk is full$"):
+            Committer(journal).start()
+
+    trio.run(main)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB."""
