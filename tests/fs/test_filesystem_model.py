@@ -129,22 +129,13 @@ class Reference:
         return self.held is not None and (self.held[0] == path or self.held[0].startswith(path + "/"))
 
 
-class Alone:
-    """Runs one list of operations on the mount and on the reference."""
+class Player:
+    """Runs one list of operations on a mount, which is mounted again after each crash."""
 
     def __init__(self, machine: Machine, operations: list[tuple[Any, ...]]) -> None:
         self.machine = machine
         self.operations = operations
-        self.reference = Reference()
         self.life: Life
-        delete = machine.bucket.delete
-
-        def watched(key: Any, expected: Any) -> None:
-            delete(key, expected)
-            for path, before in self.reference.before.items():
-                assert key not in before or path in machine.objects(), f"for a moment {path} had no name in the store"
-
-        machine.bucket.delete = watched  # type: ignore[method-assign]
 
     async def main(self) -> None:
         position = 0
@@ -157,7 +148,7 @@ class Alone:
                     position += 1
                     await self.step(*operation)
                     self.life.check()
-                    assert not self.life.watcher.changes, "nobody else changes anything"
+                    self.judge()
                     if self.life.dead:
                         break
                 else:
@@ -165,6 +156,52 @@ class Alone:
                     return
         async with self.machine.life() as self.life:
             await self.settle()
+
+    async def step(self, name: str, *arguments: Any) -> None:
+        await getattr(self, name.replace(" ", "_"))(*arguments)
+
+    async def compare(self) -> None:
+        """Look at what a new mount shows."""
+
+    def judge(self) -> None:
+        """After each step."""
+        raise NotImplementedError
+
+    async def settle(self) -> None:
+        """The end of all."""
+        raise NotImplementedError
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    async def outage(self) -> None:
+        self.machine.driver.outage = True
+
+    async def heal(self) -> None:
+        self.machine.driver.heal()
+        await trio.sleep(20)
+
+    async def fail(self, nth: int, verb: str, acted: bool) -> None:
+        self.machine.driver.fail(nth, verb=verb, acted=acted)
+
+
+class Alone(Player):
+    """On the mount and on the reference."""
+
+    def __init__(self, machine: Machine, operations: list[tuple[Any, ...]]) -> None:
+        super().__init__(machine, operations)
+        self.reference = Reference()
+        delete = machine.bucket.delete
+
+        def watched(key: Any, expected: Any) -> None:
+            delete(key, expected)
+            for path, before in self.reference.before.items():
+                assert key not in before or path in machine.objects(), f"for a moment {path} had no name in the store"
+
+        machine.bucket.delete = watched  # type: ignore[method-assign]
+
+    def judge(self) -> None:
+        assert not self.life.watcher.changes, "nobody else changes anything"
 
     async def settle(self) -> None:
         self.machine.driver.heal()
@@ -182,9 +219,6 @@ class Alone:
         """What is shown is what a local disk would show; while the store is away, what needs no store."""
         if not self.machine.driver.outage and not self.machine.driver._faults:
             assert await self.life.everything() == self.reference.shown()
-
-    async def step(self, name: str, *arguments: Any) -> None:
-        await getattr(self, name.replace(" ", "_"))(*arguments)
 
     async def save(self, path: str, number: int) -> None:
         await self._store(path, b"saved %d" % number)
@@ -336,19 +370,9 @@ class Alone:
             with self.unless_away():
                 assert await self.life.read(path) == self.reference.files[path]
 
-    async def sleep(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-
-    async def outage(self) -> None:
-        self.machine.driver.outage = True
-
     async def heal(self) -> None:
-        self.machine.driver.heal()
-        await trio.sleep(20)
+        await super().heal()
         await self.compare()
-
-    async def fail(self, nth: int, verb: str, acted: bool) -> None:
-        self.machine.driver.fail(nth, verb=verb, acted=acted)
 
     async def crash(self) -> None:
         await trio.sleep(0.0001)  # what nobody waits for is on disk a moment later

@@ -19,7 +19,7 @@ from kopsfs.errors import FsError, StoreError
 from kopsfs.fs import names
 from kopsfs.fs.tree import Change
 from kopsfs.store.driver import ObjectInfo
-from tests.fs.test_filesystem_model import Reference, _quiet, common, filled, stored_path, weather
+from tests.fs.test_filesystem_model import Player, Reference, _quiet, common, filled, stored_path, weather
 from tests.support.lives import Life, Machine, run
 
 __all__ = ["_quiet"]
@@ -112,44 +112,29 @@ class Witness:
         self.newest[info.key] = reached
 
 
-class Shared:
-    """Runs one list of operations on a mount of a store that others write."""
+class Shared(Player):
+    """On a mount of a store that others write."""
 
     def __init__(self, machine: Machine, operations: list[tuple[Any, ...]]) -> None:
-        self.machine = machine
-        self.operations = operations
+        super().__init__(machine, operations)
         self.witness = Witness(machine)
         self.serial = 0
         self.acknowledged: dict[str, bytes] = {}
         """By path: the bytes whose close returned 0 and that nothing here has replaced."""
         self.held: tuple[str, int, bytes] | None = None
-        self.life: Life
 
     def fresh(self, what: str) -> bytes:
         self.serial += 1
         return f"{what} {self.serial} ".encode() * (1 if self.serial % 5 else 9000)
 
-    async def main(self) -> None:
-        position = 0
-        while position < len(self.operations):
-            async with self.machine.life() as self.life:
-                self.life.check()
-                while position < len(self.operations):
-                    name, *arguments = self.operations[position]
-                    position += 1
-                    self.witness.look(self.life)
-                    with contextlib.suppress(FsError, StoreError, trio.TooSlowError):
-                        await getattr(self, name.replace(" ", "_"))(*arguments)
-                    self.witness.look(self.life)
-                    self.life.check()
-                    assert not self.witness.complaints, self.witness.complaints
-                    if self.life.dead:
-                        break
-                else:
-                    await self.settle()
-                    return
-        async with self.machine.life() as self.life:
-            await self.settle()
+    async def step(self, name: str, *arguments: Any) -> None:
+        self.witness.look(self.life)
+        with contextlib.suppress(FsError, StoreError, trio.TooSlowError):
+            await super().step(name, *arguments)
+        self.witness.look(self.life)
+
+    def judge(self) -> None:
+        assert not self.witness.complaints, self.witness.complaints
 
     async def settle(self) -> None:
         self.machine.driver.heal()
@@ -253,19 +238,6 @@ class Shared:
         self.witness.theirs = True
         self.machine.delete(path)
         self.witness.theirs = False
-
-    async def sleep(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-
-    async def outage(self) -> None:
-        self.machine.driver.outage = True
-
-    async def heal(self) -> None:
-        self.machine.driver.heal()
-        await trio.sleep(20)
-
-    async def fail(self, nth: int, verb: str, acted: bool) -> None:
-        self.machine.driver.fail(nth, verb=verb, acted=acted)
 
     async def crash(self) -> None:
         await trio.sleep(0.0001)
