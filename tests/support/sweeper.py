@@ -58,8 +58,9 @@ def _tell(line: str) -> None:
     with _one_at_a_time:
         pipe = _sweeper().stdin
         assert pipe is not None
-        pipe.write(f"{line}\n".encode())
-        pipe.flush()
+        with contextlib.suppress(BrokenPipeError):  # whoever ended it sweeps himself
+            pipe.write(f"{line}\n".encode())
+            pipe.flush()
 
 
 @functools.cache
