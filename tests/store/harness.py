@@ -218,7 +218,7 @@ HARNESSES = [
     Harness("s3-bench", _s3("s3"), "bench"),
     Harness("s3-bench-versioned", _s3("s3", versioned=True), "bench"),
     Harness("s3-moto", _s3("s3"), "moto", server_loses=lambda key: "\n" in key, marks=(real,)),
-    Harness("do-moto", _s3("do"), "moto", server_loses=lambda key: "\n" in key, marks=(real,)),
+    Harness("do-moto", _s3("do"), "moto", server_loses=lambda key: "\n" in key, marks=(real, slow)),
     _on_s3rver("do"),
     Harness("s3-ceph", _s3("s3"), "ceph", marks=(real,)),
     Harness("do-ceph", _s3("do"), "ceph", marks=(real,)),
