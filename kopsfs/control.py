@@ -314,6 +314,13 @@ def gone(mountpoint: Path) -> str:
     )
 
 
+def check_alive(path: Path) -> None:
+    """Raise StuckError where a path lies on a mount of ours whose daemon is gone."""
+    mount = mount_of(Path(os.path.realpath(path)))
+    if mount is not None and mount.ours and is_dead(mount.mountpoint):
+        raise StuckError(gone(mount.mountpoint))
+
+
 def find(target: str | Path, environ: Mapping[str, str] | None = None, *, uid: int | None = None) -> Path:
     """Find the control socket of a mount: by its mount point, a path below it, or its store's URL.
 
@@ -323,9 +330,8 @@ def find(target: str | Path, environ: Mapping[str, str] | None = None, *, uid: i
     """
     found = sockets(target, environ, uid=uid)
     if not found:
-        mount = None if "://" in str(target) else mount_of(Path(os.path.realpath(target)))
-        if mount is not None and mount.ours and is_dead(mount.mountpoint):
-            raise StuckError(gone(mount.mountpoint))
+        if "://" not in str(target):
+            check_alive(Path(target))
         raise InputError(f"no kopsfs daemon serves {target}")
     if len(found) > 1:
         other = "mount point" if "://" in str(target) else "store"

@@ -78,7 +78,8 @@ class Trees:
                 if subject is not None and by_path and not subject.endswith("/"):
                     what = f"no cluster: it has no file {layout.CONFIG}" if directory.is_dir() else "no directory"
                     raise InputError(f"{subject} is {what}")
-            except OSError as error:  # a dead mount answers everything with ENOTCONN
+            except OSError as error:
+                control.check_alive(directory)
                 raise InputError(f"{subject or '.'}: {error.strerror}") from error
         tree = self.find()
         return tree, subject.strip("/") if subject else self._only(tree)
@@ -131,6 +132,7 @@ class Trees:
 
     @staticmethod
     def _directory(root: Path, kind: type[Directory] = Directory) -> Directory:
+        control.check_alive(root)
         if not root.is_dir():
             raise InputError(f"{root} is no directory")
         return kind(root)

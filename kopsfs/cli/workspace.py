@@ -164,7 +164,7 @@ class Directory:
                         has_config = True
                     elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
                         directories.append(entry.name)
-        except OSError as error:  # a dead mount answers everything with ENOTCONN
+        except OSError as error:
             raise InputError(f"{self.root / path}: {error.strerror}") from error
         if has_config and path:
             yield path

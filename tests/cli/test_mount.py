@@ -218,11 +218,11 @@ def test_a_dead_mount_shows_no_empty_directory_and_is_replaced(bench: Bench) -> 
     bench.kill()
     with pytest.raises(OSError, match="not connected"):
         os.listdir(bench.mountpoint)
-    for command in ("status", "flush", "conflicts"):
-        for target in (bench.mountpoint, bench.mountpoint / "a"):
-            done = bench.run(command, target)
-            assert done.returncode == 69
-            assert f"the daemon of {bench.mountpoint} is gone" in done.stderr
+    asked = [[word, target] for word in ("status", "flush") for target in (bench.mountpoint, bench.mountpoint / "a")]
+    for words in (*asked, ["conflicts", bench.mountpoint], ["validate", "--all", "--state", bench.mountpoint]):
+        done = bench.run(*words)
+        assert done.returncode == 69
+        assert f"the daemon of {bench.mountpoint} is gone" in done.stderr
     done = bench.mount()
     assert done.returncode == 0
     assert "dead mount is replaced" in done.stderr
