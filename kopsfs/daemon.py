@@ -50,6 +50,8 @@ EX_OK: Final = 0
 EX_LEFT: Final = 75
 """Something is left over; sysexits.h EX_TEMPFAIL."""
 HANDOVER_S: Final = 10.0
+LEAVE_S: Final = 10.0
+"""After SIGTERM: how long who still uses the mount (a shell in it, a container with a copy of it) has to leave."""
 
 
 def run(config: Config, ready: Callable[[str], None]) -> int:
@@ -134,6 +136,9 @@ class _Daemon:
         self._to_review, self._reviews = trio.open_memory_channel[tuple[str, str, bytes]](1000)
         self.stop_drain = trio.CancelScope()
         self.mounted = False
+        self.detached = False
+        """Out of sight, but served for those who are still in it."""
+        self.leaving = trio.Event()
         self.announced = False
         """Somebody may rely on the mount: from here on it is not taken away because of a bug."""
 
@@ -216,6 +221,7 @@ class _Daemon:
             services.start_soon(self.echo.run)
             services.start_soon(self._review)
             services.start_soon(self._watchdog)
+            services.start_soon(self._leave)
             log.info(
                 "mounted store=%s mountpoint=%s keys=%d replayed=%d",
                 config.state, config.mountpoint, len(self.parts.tree.stored), replayed,
@@ -235,7 +241,8 @@ class _Daemon:
             # Semantics: a daemon that dies leaves ENOTCONN, never an empty directory (promise 5).
             self._close_mount(unmount=not self.announced)
             raise
-        self._close_mount(unmount=True)
+        # What is detached already must not take away what somebody has mounted there since.
+        self._close_mount(unmount=not self.detached)
         status = await self._drain()
         self.drained.set()
         with trio.move_on_after(1):
@@ -283,7 +290,17 @@ class _Daemon:
     async def unmount(self, *, lazy: bool) -> str:
         """Take the mount away; the error text, empty when it worked."""
         self.echo.stop()
-        return await trio.to_thread.run_sync(partial(detach, self.config.mountpoint, lazy=lazy))
+        problem = await trio.to_thread.run_sync(partial(detach, self.config.mountpoint, lazy=lazy))
+        self.detached = not problem
+        return problem
+
+    async def _leave(self) -> None:
+        """After SIGTERM: who stays too long finds the mount gone (ENOTCONN). After `umount --lazy` they may stay."""
+        await self.leaving.wait()
+        await trio.sleep(min(LEAVE_S, self.config.drain_budget_s))
+        if self.mounted:
+            log.info("the mount is still in use: it ends all the same")
+            fuse.stop()
 
     async def _drain(self) -> int:
         """Settle what is owed, within the budget; what is left stays in the journal."""
@@ -299,10 +316,12 @@ class _Daemon:
         return EX_LEFT if left else EX_OK
 
     def hand_over(self) -> bool:
-        """A successor wants the journal: stop draining if the mount is gone already."""
-        if not self.draining.is_set():
+        """A successor wants the journal: stop draining, and serving, if the mount is gone already."""
+        if not (self.draining.is_set() or self.detached):
             return False
         self.stop_drain.cancel()
+        if self.mounted:
+            fuse.stop()
         return True
 
     async def _signals(self) -> None:
@@ -316,6 +335,7 @@ class _Daemon:
                     log.info("signal=%s: unmounting", signal.Signals(number).name)
                     self.parts.writeback.expedite_all()
                     await self.unmount(lazy=True)
+                    self.leaving.set()
                 elif number == signal.SIGHUP:
                     self.parts.store.reload_credentials()
                     self.parts.writeback.release_denied()

@@ -573,6 +573,11 @@ async def serve(operations: Operations) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def stop() -> None:
+    """Have `serve` return although the mount is in use."""
+    pyfuse3.terminate()
+
+
 def raise_limits(mountpoint: Path) -> None:
     """Let more reads wait at once, where fusectl is there and permits it. Never asks the mount itself."""
     with contextlib.suppress(OSError):

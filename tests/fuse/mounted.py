@@ -211,6 +211,12 @@ class Mount:
             assert done.returncode == status, (done, status, self.log)
         return status
 
+    def terminate(self) -> int:
+        """Tell it to end, as systemd does. Gives the daemon's exit status."""
+        process, self.process = self._running(), None
+        process.terminate()
+        return process.wait(READY_S)
+
     def stop(self) -> None:
         """End it whatever state it is in, and look at its log."""
         process, self.process = self.process, None

@@ -7,12 +7,13 @@ next mount and `flush`; then the store holds what was promised, and not a byte o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ import pytest
 from kopsfs.fs.journal import Journal
 from kopsfs.fs.journal_rows import connect, prepare
 from kopsfs.fs.spool import Generation
+from kopsfs.mounts import mount_at
 from kopsfs.store.driver import ABSENT, Version
 from tests.fuse.conftest import MakeMount
 from tests.fuse.load import AT_WORK, Promises
@@ -80,6 +82,45 @@ def test_a_load_that_is_let_go_reaches_the_store(remote: Remote, mounted: MakeMo
     promises.doubt.clear()
     promises.check(found)
     assert promises.operations >= AT_WORK
+
+
+@contextlib.contextmanager
+def stays(mount: Mount) -> Iterator[Path]:
+    """Somebody whose working directory the mount is; how the mount is seen from there, wherever it is mounted."""
+    with subprocess.Popen(["sleep", "infinity"], cwd=mount.path) as somebody:
+        try:
+            yield Path(f"/proc/{somebody.pid}/cwd")
+        finally:
+            somebody.kill()
+
+
+def test_a_daemon_that_is_told_to_end_does_not_wait_for_who_stays(remote: Remote, mounted: MakeMount) -> None:
+    """A shell in it, or a container with a copy of the mount: systemd would kill the daemon after TimeoutStopSec."""
+    remote.put("a", b"a\n")
+    mount = mounted(remote, "--drain-budget=2", "--upload-delay=1m")
+    with stays(mount) as inside:
+        (mount / "b").write_bytes(b"b\n")
+        assert mount.terminate() == 0
+        assert mount_at(mount.path) is None
+        with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+            os.listdir(inside)
+    assert stored(remote) == {"a": b"a\n", "b": b"b\n"}
+
+
+def test_a_lazy_umount_serves_who_stays_until_the_store_is_mounted_again(remote: Remote, mounted: MakeMount) -> None:
+    mount = mounted(remote)
+    with stays(mount) as inside:
+        assert mount.run("umount", "--lazy", str(mount.path)).returncode == 0
+        (inside / "b").write_bytes(b"b\n")
+        before, mount.process = mount.process, None
+        mount.start()
+        assert before is not None
+        assert before.wait(READY_S) in {0, 75}
+        with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+            os.listdir(inside)
+        assert (mount / "b").read_bytes() == b"b\n"
+    assert mount.flush() == 0
+    assert stored(remote) == {"b": b"b\n"}
 
 
 def test_large_bytes_that_two_names_share_survive_a_kill(s3: S3Remote, mounted: MakeMount) -> None:
