@@ -124,13 +124,13 @@ def parse_value(row: Option, raw: Any, origin: str) -> Any:
     Raises:
         ConfigError: it cannot be read, or lies outside the limits; names origin, option and what would do.
     """
+    where = origin if origin in {row.flag, row.env, row.name, f"-o {row.key}"} else f"{origin}: {row.key}"
     try:
         value = _PARSERS[row.kind](row, raw)
     except ValueError as error:
-        where = origin if origin in {row.flag, row.env, row.name} else f"{origin}: {row.key}"
         raise ConfigError(f"{where}: {error}") from None
     if row.low is not None and float(value) < row.low:
-        raise ConfigError(f"{origin}: {row.key}: {raw!r} is too small; at least {row.low:g}")
+        raise ConfigError(f"{where}: {raw!r} is too small; at least {row.low:g}")
     return value
 
 

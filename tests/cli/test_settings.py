@@ -173,6 +173,7 @@ def test_what_cannot_be_read_is_an_error_that_names_source_and_option(key: str, 
     with pytest.raises(ConfigError) as caught:
         load(state, [(key, text)], {"HOME": str(home)})
     assert str(caught.value).startswith(f"-o {key}: ")
+    assert str(caught.value).count(key) == 1, "said once"
     with pytest.raises(ConfigError) as caught:
         load(state | {key: text}, (), {"HOME": str(home)})
     assert str(caught.value).startswith(option.flag)
