@@ -40,7 +40,7 @@ from kopsfs.store.driver import (
     Request,
 )
 from kopsfs.store.renewal import Held
-from kopsfs.store.rest import Kept, digest_of, http_date_ns, path_of, size_of, skew_of, version_of
+from kopsfs.store.rest import CONTENT_HEADERS, Kept, digest_of, http_date_ns, path_of, size_of, skew_of, version_of
 from kopsfs.store.url import Location, Settings
 
 log = logging.getLogger(__name__)
@@ -55,9 +55,6 @@ _KEY_BYTES_MAX: Final = 1024
 _SEGMENTS_MAX: Final = 254
 _ODD: Final = re.compile(r"[\x00-\x1f\x7f\\]|\.(?:/|\Z)")
 _PAGE_MAX: Final = 5000
-_KEPT: Final = frozenset(
-    {"content-type", "cache-control", "content-disposition", "content-encoding", "content-language"}
-)
 _ECHO: Final = "x-ms-client-request-id"
 """Sent back by the service as it came, so that an answer tells what was asked."""
 
@@ -76,7 +73,7 @@ class AzureDriver:
         self.named_by = self._site.named_by
         self._path = self._site.path + quote(self._container, safe="")
         self._page_size = min(settings.page_size, _PAGE_MAX)
-        self._kept = Kept(_KEPT, "x-ms-meta-", on=settings.keep_metadata, before="x-ms-blob-")
+        self._kept = Kept(CONTENT_HEADERS, "x-ms-meta-", on=settings.keep_metadata, before="x-ms-blob-")
         self._changing = threading.Lock()
         self._skew_s = 0.0
         self._held = Held(self._clock, azure_credentials.key_of(self._account, self._environ))

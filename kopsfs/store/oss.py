@@ -57,7 +57,17 @@ from kopsfs.store.driver import (
 )
 from kopsfs.store.oss_credentials import Instance
 from kopsfs.store.renewal import Held
-from kopsfs.store.rest import Kept, digest_of, http_date_ns, made, path_of, size_of, skew_of, version_of
+from kopsfs.store.rest import (
+    CONTENT_HEADERS,
+    Kept,
+    digest_of,
+    http_date_ns,
+    made,
+    path_of,
+    size_of,
+    skew_of,
+    version_of,
+)
 from kopsfs.store.s3_answers import error_of, fault, page_of
 from kopsfs.store.url import Location, Settings
 
@@ -69,17 +79,7 @@ _CRC64: Final = 0x142F0E1EBA9EA3693
 _MD5: Final = re.compile(r"[0-9A-F]{32}")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _LOCAL: Final = re.compile(r"localhost|[0-9.]+|\[.*\]")
-_KEPT: Final = frozenset(
-    {
-        "content-type",
-        "cache-control",
-        "content-disposition",
-        "content-encoding",
-        "content-language",
-        "expires",
-        "x-oss-storage-class",
-    }
-)
+_KEPT: Final = CONTENT_HEADERS | {"expires", "x-oss-storage-class"}
 _CODES: Final[dict[str, type[StoreError]]] = {
     "FileAlreadyExists": ConflictError,
     "FileImmutable": DeniedError,

@@ -38,6 +38,10 @@ HASHED_MAX: Final = 4 << 20
 SKEW_STEP_S: Final = 60.0
 """A clock that was corrected and is refused again within this is not the clock's fault."""
 RECENT_MAX: Final = 1024
+CONTENT_HEADERS: Final = frozenset(
+    {"content-type", "cache-control", "content-disposition", "content-encoding", "content-language"}
+)
+"""What most stores keep of an object besides its bytes."""
 
 
 class Recent(dict[K, V]):

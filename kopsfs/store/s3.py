@@ -41,7 +41,17 @@ from kopsfs.store.driver import (
     Version,
 )
 from kopsfs.store.renewal import Held
-from kopsfs.store.rest import Kept, Recent, digest_of, http_date_ns, path_of, size_of, skew_of, version_of
+from kopsfs.store.rest import (
+    CONTENT_HEADERS,
+    Kept,
+    Recent,
+    digest_of,
+    http_date_ns,
+    path_of,
+    size_of,
+    skew_of,
+    version_of,
+)
 from kopsfs.store.s3_answers import (
     WRONG_REGION,
     Fault,
@@ -73,16 +83,7 @@ ENCRYPTION_TRIES: Final = 3
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _KEY_BYTES_MAX: Final = 1024
 _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
-_KEPT: Final = frozenset(
-    {
-        "content-type",
-        "cache-control",
-        "content-disposition",
-        "content-encoding",
-        "content-language",
-        "x-amz-storage-class",
-    }
-)
+_KEPT: Final = CONTENT_HEADERS | {"x-amz-storage-class"}
 _PAGES_MAX: Final = 32
 _AES256: Final = (("x-amz-server-side-encryption", "AES256"),)
 
