@@ -70,7 +70,11 @@ class Generation:
         if self._digest is None:
             return
         fresh = Generation(self.data, self.path, self.size)
-        if fresh.digest != self._digest:
+        try:
+            same = fresh.digest == self._digest
+        except OSError as exc:
+            raise CorruptError("put", key, f"the journalled bytes cannot be read: {exc}") from exc
+        if not same:
             raise CorruptError("put", key, "the journalled bytes do not match their digest")
 
 
@@ -129,8 +133,11 @@ class Spool:
         self.changed = True
 
     @classmethod
-    def of(cls, directory: SpoolDirectory, generation: Generation, *, size_max: int) -> Spool:
-        """A working copy that starts as `generation`, without copying a file before it is written."""
+    def of(cls, directory: SpoolDirectory, generation: Generation, *, size_max: int, owned: bool = False) -> Spool:
+        """A working copy that starts as `generation`, without copying a file before it is written.
+
+        `owned`: a file of it was made for this, and is written itself.
+        """
         spool = cls(directory, size_max=size_max)
         spool._generation = generation
         spool.size = generation.size
@@ -142,12 +149,12 @@ class Spool:
         if generation.path is not None:
             spool._path = generation.path
             spool._fd = os.open(generation.path, os.O_RDWR | os.O_CLOEXEC)
-            spool._frozen = True
+            spool._frozen = not owned
+            if owned:
+                spool._generation = None
         else:
-            spool._new_file()
             assert generation.data is not None
-            spool._pwrite(generation.data, 0)
-            spool.changed = False
+            spool._spill(generation.data)
         return spool
 
     def read(self, offset: int, size: int) -> bytes:
@@ -163,7 +170,7 @@ class Spool:
             raise FileTooLargeError(end)
         self._directory.demand(max(0, end - self.size) if self._data is None else len(data))
         if self._data is not None and end > SMALL_BYTES_MAX:
-            self._spill()
+            self._spill(bytes(self._data))
         if self._data is not None:
             if offset > len(self._data):
                 self._data.extend(bytes(offset - len(self._data)))
@@ -188,8 +195,11 @@ class Spool:
         if size == self.size:
             return
         if self._data is not None and size > SMALL_BYTES_MAX:
-            self._spill()
-        if self._data is not None:
+            self._spill(bytes(self._data))
+        if size == 0 and self._data is None:
+            self._leave_file()  # nothing is copied to be thrown away: a full disk does not refuse it
+            self._data = bytearray()
+        elif self._data is not None:
             if size < len(self._data):
                 del self._data[size:]
             else:
@@ -225,16 +235,28 @@ class Spool:
             if not known and self._path is not None:
                 self._path.unlink(missing_ok=True)
 
-    def _spill(self) -> None:
-        data, self._data = self._data, None
-        assert data is not None
+    def _spill(self, data: bytes) -> None:
+        """Go on in a file that begins with these bytes; where the disk takes none, all is as it was."""
         self._new_file()
-        self._pwrite(bytes(data), 0)
+        try:
+            self._pwrite(data, 0)
+        except BaseException:
+            self._leave_file()
+            raise
+        self._data = None
+
+    def _leave_file(self) -> None:
+        """Without the file from now on, which stays only where a generation is in it."""
+        os.close(self._fd)
+        if not self._frozen:
+            assert self._path is not None
+            self._path.unlink(missing_ok=True)
+        self._fd, self._path, self._frozen = -1, None, False
 
     def _new_file(self) -> None:
-        self._path = self._directory.new_path()
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._frozen = False
+        path = self._directory.new_path()
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._path, self._frozen = path, False
 
     def _thaw(self) -> None:
         """Before a write: a frozen file belongs to its generation, so go on with a copy."""

@@ -167,3 +167,46 @@ def test_bytes_the_disk_changed_are_not_uploaded(tmp_path: Path) -> None:
     path.write_bytes(b"acknowledgeD")
     with pytest.raises(CorruptError):
         Generation(None, path, 12, digest).verify("k")
+
+
+@pytest.mark.parametrize("call", ["open", "pwrite"])
+def test_a_disk_that_takes_no_file_costs_no_byte_that_was_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """No inode or no quota is left, which nobody sees before: what is in memory stays there."""
+
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    spool = Spool(directory(tmp_path), size_max=1 << 30)
+    taken = b"x" * (SMALL_BYTES_MAX - 1)
+    spool.write(0, taken)
+    for grow in (lambda: spool.write(len(taken), b"lost"), lambda: spool.truncate(SMALL_BYTES_MAX + 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(spool_module.os, call, full)
+            with pytest.raises((SpaceError, OSError)):
+                grow()
+    assert spool.read(0, 1 << 20) == taken
+    assert spool.freeze().read() == taken
+    assert not list(tmp_path.iterdir())
+    spool.write(len(taken), b"more")
+    assert spool.freeze().read() == taken + b"more"
+    spool.close()
+
+
+def test_to_empty_a_file_needs_no_room(tmp_path: Path) -> None:
+    spool = Spool(SpoolDirectory(tmp_path, reserve_bytes=0), size_max=1 << 30)
+    spool.write(0, b"x" * (SMALL_BYTES_MAX + 1))
+    first = spool.freeze()
+    first.holders += 1
+    spool._directory = SpoolDirectory(tmp_path, reserve_bytes=1 << 60)
+    spool.truncate(0)
+    assert (spool.size, spool.read(0, 10), spool.freeze().read()) == (0, b"", b"")
+    assert first.size == len(first.read())
+    spool.close()
+
+
+def test_bytes_the_disk_does_not_give_back_are_said(tmp_path: Path) -> None:
+    digest = Generation(b"acknowledged", None, 12).digest
+    with pytest.raises(CorruptError):
+        Generation(None, tmp_path / "gone", 12, digest).verify("k")
