@@ -60,7 +60,7 @@ class Blob:
 class LargeBlob(Blob):
     """The bytes of a large object, in an unlinked file, perhaps still arriving."""
 
-    __slots__ = ("_arrived", "_changed", "_error", "_file", "_scope", "_stall_s", "finished")
+    __slots__ = ("_arrived", "_changed", "_closed", "_copying", "_error", "_file", "_scope", "_stall_s", "finished")
 
     def __init__(self, info: ObjectInfo, directory: Path, stall_s: float) -> None:
         super().__init__(info, b"")
@@ -69,33 +69,49 @@ class LargeBlob(Blob):
         self._arrived = 0
         self._error: Exception | None = None
         self._changed = trio.Event()
-        self._scope: trio.CancelScope | None = None
+        self._scope = trio.CancelScope()
+        self._closed = False
+        self._copying = 0
         self.finished = False
 
     async def fetch(self, store: Store, key: Key) -> None:
-        """Run as a service task until all bytes are here."""
-        self._scope = trio.CancelScope()
-        with self._scope:
-            try:
-                info = await store.get_into(key, self._file, self._progress)
-                if info.version != self.info.version:
-                    self._error = _moved(key)
-            except StoreError as exc:
-                self._error = exc
-        if self._scope.cancelled_caught and self._error is None:
-            self._error = StoreError("get", key, "given up")
-        self.finished = True
-        self._announce()
+        """Run as a service task until all bytes are here, or nobody wants them."""
+        done = False
+        try:
+            with self._scope:
+                if not self._closed:
+                    await self._fetch(store, key)
+                    done = True
+        finally:
+            if not done and self._error is None:
+                self._error = _given_up(key)
+            self.finished = True
+            self._announce()
+            self._tidy()
+
+    async def _fetch(self, store: Store, key: Key) -> None:
+        try:
+            info = await store.get_into(key, self._file, self._progress)
+            if info.version != self.info.version:
+                self._error = _moved(key)
+        except StoreError as exc:
+            self._error = exc
 
     @override
     async def read(self, offset: int, size: int) -> bytes:
         end = min(offset + size, self.info.size)
-        while not self.finished and self._arrived < end:
-            with trio.fail_after(self._stall_s):
-                await self._changed.wait()
-        if self._error is not None:
-            raise self._error
-        return os.pread(self._file.fileno(), size, offset)
+        while True:
+            while not self.finished and self._arrived < end:
+                with trio.fail_after(self._stall_s):
+                    await self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            if self._closed:
+                raise _given_up(self.info.key)
+            data = os.pread(self._file.fileno(), size, offset)
+            if self.finished or offset + len(data) >= end:
+                return data
+            self._arrived = 0  # an attempt that broke off begins anew, in an empty file
 
     @override
     async def whole(self) -> bytes | None:
@@ -105,24 +121,38 @@ class LargeBlob(Blob):
     async def copy_to(self, path: Path) -> None:
         """Put all bytes into a new file, off the event loop."""
         await self.whole()
-        await trio.to_thread.run_sync(self._copy, path)
+        self._copying += 1
+        try:
+            await trio.to_thread.run_sync(self._copy, path)
+        finally:
+            self._copying -= 1
+            self._tidy()
 
     def _copy(self, path: Path) -> None:
-        with path.open("xb") as target:
-            offset = 0
-            while data := os.pread(self._file.fileno(), 1 << 20, offset):
-                target.write(data)
-                offset += len(data)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as target:
+                offset = 0
+                while data := os.pread(self._file.fileno(), 1 << 20, offset):
+                    target.write(data)
+                    offset += len(data)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
     @override
     def close(self) -> None:
-        if self._scope is not None:
-            self._scope.cancel()
-        if self.finished:
+        self._closed = True
+        self._scope.cancel()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Close the file when nobody writes to it or reads from it any more."""
+        if self._closed and self.finished and not self._copying:
             self._file.close()
 
     def _progress(self, info: ObjectInfo, arrived: int) -> None:
-        if info.version != self.info.version and self._scope is not None:
+        if info.version != self.info.version:
             self._error = _moved(info.key)
             self._scope.cancel()
         self._arrived = arrived
@@ -135,6 +165,10 @@ class LargeBlob(Blob):
 
 def _moved(key: Key) -> StoreError:
     return StoreError("get", key, "the object changed while it was read")
+
+
+def _given_up(key: Key) -> StoreError:
+    return StoreError("get", key, "given up")
 
 
 class _Flight:

@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+import trio
+
 from kopsfs.errors import (
     DataError,
     IsDirectoryError,
@@ -48,7 +50,8 @@ class Handle:
         mode = flags & os.O_ACCMODE
         self.inode = inode
         self.reads = mode in {os.O_RDONLY, os.O_RDWR}
-        self.writes = mode in {os.O_WRONLY, os.O_RDWR}
+        self.writes = mode in {os.O_WRONLY, os.O_RDWR} or bool(flags & (os.O_TRUNC | os.O_CREAT))
+        """Or what it made or emptied is to be kept, as of open(2) with O_RDONLY | O_TRUNC."""
         self.append = bool(flags & os.O_APPEND)
         self.thread = thread
         self.unread = False
@@ -78,8 +81,9 @@ class Files:
         """
         if inode.is_dir:
             raise IsDirectoryError(inode.name)
-        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        flags &= ~os.O_CREAT  # it is there
         truncates = bool(flags & os.O_TRUNC)
+        writes = truncates or flags & os.O_ACCMODE != os.O_RDONLY
         if writes:
             self.refuse_if_read_only(inode)
         if inode.info is not None and inode.spool is None and self.tree.linked(inode):
@@ -91,22 +95,22 @@ class Files:
             await self.load(inode)
         keep = not inode.moved
         inode.moved = False
+        if truncates and (inode.size or inode.spool is None):
+            self.truncate(inode, 0)
+        if writes and not inode.local:
+            self._base_of(inode, thread, others=inode.writers)
         handle = self._opened(inode, flags, thread)
         if handle.reads and not truncates and inode.info is not None:
             handle.unread = writes
             if not writes:
                 self._note_read(inode, thread)
-        if writes and not inode.local:
-            self._base_of(inode, thread)
-        if truncates and (inode.size or inode.spool is None):
-            self.truncate(inode, 0)
         # Who may write is asked for every byte he reads: what he has read decides what his write is based on.
         return self.register(handle), keep and not handle.unread
 
     def open_new(self, inode: Inode, flags: int, thread: int) -> int:
         """The handle of a file that was just created."""
-        handle = self._opened(inode, flags, thread)
-        self._base_of(inode, thread)
+        handle = self._opened(inode, flags | os.O_CREAT, thread)
+        self._base_of(inode, thread, others=0)
         return self.register(handle)
 
     def register(self, handle: Handle) -> int:
@@ -129,9 +133,12 @@ class Files:
         if self.parts.writeback.read_only and not inode.local:
             raise ReadOnlyError(self.parts.writeback.read_only)
 
-    def _base_of(self, inode: Inode, thread: int) -> None:
-        """Remember what this process's writes are based on, if that is not what is shown."""
-        if not self.tree.linked(inode):
+    def _base_of(self, inode: Inode, thread: int, *, others: int) -> None:
+        """Remember what this process's writes are based on, if that is not what is shown.
+
+        `others`: how many more have it open for writing; what the write of one of them is based on stays.
+        """
+        if not self.tree.linked(inode) or (others and inode.base is not None):
             return
         key = self.tree.key(inode)
         if self.journal.owed(key):
@@ -172,10 +179,12 @@ class Files:
             except StoreError as exc:
                 raise DataError(str(exc)) from exc
             if _at_hand(inode):
+                blob.close()
                 return  # somebody else was faster
             if inode.info is info and blob.info.version == info.version:
                 inode.content = blob
                 return
+            blob.close()
             if inode.info is info:
                 self.parts.refresh.learn(blob.info, asked)
             if not self.tree.linked(inode):
@@ -192,7 +201,7 @@ class Files:
             handle.unread = False
             self._note_read(inode, handle.thread)
             if not inode.local:
-                self._base_of(inode, handle.thread)
+                self._base_of(inode, handle.thread, others=inode.writers - 1)
         if inode.spool is not None:
             return inode.spool.read(offset, size)
         if inode.content is None:
@@ -202,6 +211,8 @@ class Files:
         try:
             return await blob.read(offset, size)
         except StoreError as exc:
+            if inode.content is not blob and _at_hand(inode):
+                return await self.read(number, offset, size)  # emptied or written to meanwhile
             raise DataError(str(exc)) from exc
 
     async def write(self, number: int, offset: int, data: bytes) -> int:
@@ -223,31 +234,46 @@ class Files:
         self.tree.bump(inode)
 
     async def begin(self, inode: Inode) -> None:
-        """Give the inode a spool with its present bytes. Cost: 0 or 1 GET."""
+        """Give the inode a spool with its present bytes. Raises StaleError, DataError, SpaceError. Cost: 0 or 1 GET."""
         if inode.spool is not None:
             return
-        if inode.content is None:
+        linked = self.tree.linked(inode)
+        inode.opens += 1  # a version that comes meanwhile gets an inode of its own: these bytes are not of it
+        try:
             await self.load(inode)
-        if inode.spool is None:
-            inode.spool = Spool.of(
-                self.parts.spool_directory, await self._generation(inode), size_max=self.parts.size_max
-            )
-            if inode.content is not None:
+            if inode.spool is None:
+                assert inode.content is not None
+                await self._fill(inode, inode.content)
+        finally:
+            inode.opens -= 1
+            if inode.content is not None and (inode.spool is not None or not inode.opens):
                 inode.content.close()
                 inode.content = None
+            self.tree.closed(inode)
+        if linked and not inode.opens and not self.tree.linked(inode):
+            raise StaleError(inode.name)
 
-    async def _generation(self, inode: Inode) -> Generation:
-        assert inode.content is not None
-        if isinstance(inode.content, LargeBlob):
+    async def _fill(self, inode: Inode, blob: Blob) -> None:
+        """Make the spool, unless somebody else has when the bytes are here."""
+        generation: Generation
+        if isinstance(blob, LargeBlob):
             path = self.parts.spool_directory.new_path()
+            self.parts.spool_directory.demand(blob.info.size)
             try:
-                await inode.content.copy_to(path)
+                await blob.copy_to(path)
             except StoreError as exc:
+                if inode.spool is not None:
+                    return
                 raise DataError(str(exc)) from exc
-            return Generation(None, path, inode.content.info.size)
-        data = await inode.content.whole()
-        assert data is not None
-        return Generation(data, None, len(data))
+            if inode.spool is not None:
+                path.unlink()
+                return
+            generation = Generation(None, path, blob.info.size)
+        else:
+            data = await blob.whole()
+            assert data is not None
+            generation = Generation(data, None, len(data))
+        inode.spool = Spool.of(self.parts.spool_directory, generation, size_max=self.parts.size_max, owned=True)
 
     def truncate(self, inode: Inode, size: int) -> None:
         """Cut or grow; the bytes must be at hand unless `size` is 0."""
@@ -268,7 +294,8 @@ class Files:
         if handle.writes:
             await self.commit(handle.inode)
             if self.parts.write_through and not handle.inode.local and self.tree.linked(handle.inode):
-                await self.parts.writeback.settled(self.tree.key(handle.inode))
+                with trio.fail_after(self.content.request_budget_s):
+                    await self.parts.writeback.settled(self.tree.key(handle.inode))
 
     async def commit(self, inode: Inode) -> None:
         """Journal the bytes if they changed, and wait until that is on disk, also if another handle began it."""
@@ -338,18 +365,18 @@ class Files:
         """The last reference to this open is gone: what it wrote may be uploaded."""
         handle = self.handles.pop(number)
         inode = handle.inode
-        if handle.writes:
-            inode.writers -= 1
-            try:
-                await self.commit(
-                    inode
-                )  # a process that dies without close(2): flush came before, but writes may follow
-            finally:
+        try:
+            if handle.writes:
+                inode.writers -= 1
+                # A process that dies without close(2): flush came before, but writes may follow.
+                await self.commit(inode)
+        finally:
+            if handle.writes:
                 self._ready(inode)
-        inode.opens -= 1
-        if inode.opens == 0:
-            self.let_go(inode)
-        self.tree.closed(inode)
+            inode.opens -= 1
+            if inode.opens == 0:
+                self.let_go(inode)
+            self.tree.closed(inode)
 
     def _ready(self, inode: Inode) -> None:
         if inode.writers:

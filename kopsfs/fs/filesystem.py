@@ -297,6 +297,8 @@ class Filesystem:
         if handle is None and inode.writers == 0:
             await self.files.commit(inode)
             self._after_write(inode)
+            if inode.opens == 0:
+                self.files.let_go(inode)
 
     def _after_write(self, inode: Inode) -> None:
         """A write without a handle has ended: nobody will close it."""

@@ -174,6 +174,7 @@ class Namespace:
         if any(not child.expected for child in inode.children.values()):
             raise NotEmptyError(name)
         self._remove_directory(inode)
+        self.parts.refresh.tell(self.tree.unshadow(parent, name))
         self._keep_if_empty(parent)
         self.parts.committer.wake()
 
@@ -209,20 +210,21 @@ class Namespace:
         self._refuse(inode)
         path = self._path(new_parent, new_name)
         names.check_key(path, self.tree.prefix, self.parts.store.capabilities.key_bytes_max)
-        for _ in range(_TRIES):
-            await self._gather(inode, new_parent, new_name)
-            # Others may have come between: look again before anything changes.
-            if self.tree.child(old_parent, old_name) is not inode or not self._check_target(
-                inode, new_parent, new_name, flags
-            ):
-                self._let_go(inode)
-                raise NoEntryError(old_name)
-            bytes_of = self._freeze(inode, new_parent, new_name)
-            if bytes_of is not None:
-                break
-        else:
+        try:
+            for _ in range(_TRIES):
+                await self._gather(inode, new_parent, new_name)
+                # Others may have come between: look again before anything changes.
+                self._still(inode, old_parent, old_name)
+                if not self._check_target(inode, new_parent, new_name, flags):
+                    raise NoEntryError(old_name)
+                bytes_of = self._freeze(inode, new_parent, new_name)
+                if bytes_of is not None:
+                    break
+            else:
+                raise StaleError(old_name)
+        except BaseException:
             self._let_go(inode)
-            raise StaleError(old_name)
+            raise
         target = self.tree.child(new_parent, new_name)
         if inode.is_dir:
             self._move_directory(inode, target, new_parent, new_name, bytes_of, caller)
@@ -231,6 +233,12 @@ class Namespace:
         self._keep_if_empty(old_parent)
         await self.parts.committer.commit()
         self._poke(inode)
+
+    def _still(self, inode: Inode, parent: Inode, name: str) -> None:
+        """Raises NoEntryError where the name is gone, StaleError (the kernel looks it up again) where it is another's."""
+        present = self.tree.child(parent, name)
+        if present is not inode:
+            raise NoEntryError(name) if present is None else StaleError(name)
 
     def _check_target(self, inode: Inode, parent: Inode, name: str, flags: int) -> bool:
         """May it take this name? False where it has it already."""
@@ -410,7 +418,10 @@ class Namespace:
                     self.journal.drop_node(path)
             else:
                 owed.append(self._carry_below(file, len(old_path), new_path, bytes_of[file], caller))
+        old_parent, old_name = inode.parent, inode.name
+        assert old_parent is not None
         self.tree.move(inode, parent, name)
+        self.parts.refresh.tell(self.tree.unshadow(old_parent, old_name))
         if not local:
             self.parts.refresh.made(new_path)
         for file in [inode, *below]:

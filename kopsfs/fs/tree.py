@@ -279,7 +279,7 @@ class Tree:
             self.touch(parent)
             self._reap(directory)
             changes.append(Change("delete", parent, name, directory, path))
-            changes += self._unshadow(parent, name)
+            changes += self.unshadow(parent, name)
             directory = parent
         return changes
 
@@ -398,6 +398,7 @@ class Tree:
         alias = name + names.SHADOW_SUFFIX
         if alias in parent.children or len(alias.encode()) > names.NAME_BYTES_MAX:
             self.unreachable.add(key)
+            inode.base_path = key
             self._reap(inode)
             return []
         if not inode.local:
@@ -405,7 +406,7 @@ class Tree:
         self._relink(parent, alias, inode)
         return [Change("create", parent, alias, inode, path + names.SHADOW_SUFFIX)]
 
-    def _unshadow(self, parent: Inode, name: str) -> list[Change]:
+    def unshadow(self, parent: Inode, name: str) -> list[Change]:
         """The directory of its name has gone: the file has the name again."""
         assert parent.children is not None
         alias = name + names.SHADOW_SUFFIX

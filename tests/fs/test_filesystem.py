@@ -381,3 +381,73 @@ def test_writing_through_close_promises_the_store(machine: Machine) -> None:
         assert machine.objects()["c/config"] == b"through"
 
     during(machine, body, write_through=True)
+
+
+def test_a_file_that_an_open_for_reading_makes_or_empties_is_stored_so(machine: Machine) -> None:
+    """open(2) with O_RDONLY and O_CREAT, as flock(1) does it, or O_TRUNC."""
+
+    async def body(life: Life) -> None:
+        await life.close(await life.open("c/lock", os.O_RDONLY | os.O_CREAT))
+        await life.close(await life.open("c/config", os.O_RDONLY | os.O_TRUNC))
+        await life.drain()
+        assert machine.objects() == {"c/config": b"", "c/lock": b"", "c/pki/private/key": b"secret"}
+        assert await life.read("c/config") == b""
+
+    during(machine, body, guard="off")
+
+
+def test_a_read_only_mount_empties_no_file_that_is_opened_for_reading(machine: Machine) -> None:
+    async def body(life: Life) -> None:
+        with pytest.raises(ReadOnlyError):
+            await life.open("c/config", os.O_RDONLY | os.O_TRUNC)
+        assert await life.read("c/config") == b"config"
+
+    during(machine, body, read_only=True)
+
+
+def test_a_truncation_that_changes_nothing_keeps_nothing_at_hand(machine: Machine) -> None:
+    async def body(life: Life) -> None:
+        await life.truncate("c/config", 6)
+        config = await life.walk("c/config")
+        assert (config.spool, config.content, life.journal.owed("c/config")) == (None, None, [])
+
+    during(machine, body)
+
+
+def test_a_close_that_writes_through_waits_no_longer_than_the_budget(machine: Machine) -> None:
+    """The store is up, and chokes on this key."""
+
+    async def body(life: Life) -> None:
+        machine.driver.fail(verb="put", times=float("inf"))
+        handle = await life.open("c/config", os.O_WRONLY)
+        await life.write(handle, b"C")
+        began = trio.current_time()
+        with pytest.raises(trio.TooSlowError):
+            await life.close(handle)
+        assert trio.current_time() - began == pytest.approx(10)
+        machine.driver.heal()
+        await life.drain()
+        assert machine.objects()["c/config"] == b"Config"
+
+    during(machine, body, write_through=True)
+
+
+def test_a_key_the_store_chokes_on_keeps_no_other_from_being_refreshed(machine: Machine) -> None:
+    """It is missing from the listing, and nobody can say whether it is gone: it stays; what is new comes."""
+
+    async def body(life: Life) -> None:
+        await life.ls("c")
+        machine.delete("c/config")
+        machine.driver.fail(verb="head", times=float("inf"))
+        await trio.sleep(60)
+        machine.put("c/new", b"new")
+        await trio.sleep(60)
+        names = await life.ls("c")
+        assert {"config", "new"} <= set(names)
+        machine.driver.heal()
+        await trio.sleep(60)
+        await life.ls("c")
+        await trio.sleep(2)
+        assert "config" not in await life.ls("c")
+
+    during(machine, body)

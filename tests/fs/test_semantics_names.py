@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -287,5 +288,44 @@ def test_what_waits_for_a_held_write_waits_with_it(machine: Machine, expect_log:
         assert await life.read("c/config") == b"config"
         assert await life.read("c/empty") == b""
         assert machine.objects() == {**INITIAL, "c/empty": b""}
+
+    during(machine, body)
+
+
+@pytest.mark.parametrize("how", ["rmdir", "rename"])
+def test_an_object_has_its_name_again_when_the_directory_goes_by_our_hand(machine: Machine, how: str) -> None:
+    machine.put("c/a", b"file")
+    machine.put("c/a/b", b"below")
+
+    async def body(life: Life) -> None:
+        assert await life.read("c/a.__file__") == b"file"
+        if how == "rmdir":
+            await life.unlink("c/a/b")
+            await life.rmdir("c/a")
+        else:
+            await life.rename("c/a", "c/z")
+        names = await life.ls("c")
+        assert "a" in names
+        assert "a.__file__" not in names
+        await life.save("c/a", b"edited")
+        await life.drain()
+        assert machine.objects()["c/a"] == b"edited"
+
+    during(machine, body)
+
+
+def test_bytes_of_a_file_that_loses_its_name_to_a_directory_are_stored(machine: Machine) -> None:
+    """Its alias would be too long for a name, so it is not shown; what is written to it goes to its key."""
+    name = "n" * 250
+
+    async def body(life: Life) -> None:
+        handle = await life.open(f"c/{name}", os.O_WRONLY | os.O_CREAT)
+        await life.write(handle, b"mine")
+        machine.put(f"c/{name}/x", b"x")
+        await trio.sleep(2)
+        await life.ls("c")
+        await life.close(handle)
+        await life.drain()
+        assert machine.objects()[f"c/{name}"] == b"mine"
 
     during(machine, body)
