@@ -18,6 +18,9 @@ from kopsfs.store.driver import Expected, Version
 
 PATHS_MAX: Final = 20_000
 READERS_MAX: Final = 32
+"""Of one path, from which on those that have ended are forgotten."""
+LIVE_READERS_MAX: Final = 512
+"""Of one path, from which on the one that read first is forgotten though it runs."""
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -43,10 +46,16 @@ class Seen:
             readers = self._read[path] = {}
             if len(self._read) > PATHS_MAX:
                 self._read.popitem(last=False)
+        else:
+            self._read.move_to_end(path)
         self._serial += 1
         readers.pop(thread, None)
         readers[thread] = (self._serial, version, time.clock_gettime(time.CLOCK_BOOTTIME))
-        if len(readers) > READERS_MAX:
+        if len(readers) > READERS_MAX and not len(readers) % READERS_MAX:
+            # A file that is polled by short-lived programs: none of them pushes out the editor that still has it.
+            for ended in [t for t in readers if not Path(f"/proc/{t}").exists()]:
+                del readers[ended]
+        if len(readers) > LIVE_READERS_MAX:
             del readers[next(iter(readers))]
 
     def made(self, path: str, state: Expected) -> None:

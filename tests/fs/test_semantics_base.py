@@ -168,3 +168,28 @@ def test_the_newest_of_read_and_made_is_the_base() -> None:
     seen.read("f", me, Version("3"))
     assert seen.base("f", me, Version("4")) == "3"
     assert seen.base("f", 0, Version("4")) == "4"
+
+
+def test_programs_that_have_ended_push_nobody_out_who_still_runs() -> None:
+    """A monitor that runs `cat` every minute must not make an editor's version forgotten."""
+    seen = Seen()
+    me = os.getpid()
+    beyond_pid_max = (1 << 22) + 1  # PID_MAX_LIMIT (include/linux/threads.h): nobody has such a number
+    seen.read("f", me, Version("1"))
+    for number in range(2000):
+        seen.read("f", beyond_pid_max + number, Version("2"))
+    assert seen.base("f", me, Version("2")) == "1"
+    assert len(seen._read["f"]) < 100
+
+
+def test_who_opens_for_writing_beside_another_does_not_vouch_for_him(machine: Machine, expect_log: ExpectLog) -> None:
+    expect_log("conflict key=c/config")
+
+    async def save(life: Life) -> None:
+        handle = await life.open("c/config", os.O_WRONLY | os.O_TRUNC, thread=os.getpid())
+        await life.write(handle, b"mine")
+        other = await life.open("c/config", os.O_WRONLY, thread=1)
+        await life.close(other)
+        await life.close(handle)
+
+    theirs_between(machine, save, thread=os.getpid())
