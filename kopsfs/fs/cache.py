@@ -69,6 +69,9 @@ class Cache:
         self._queue: queue.SimpleQueue[tuple[str, tuple[Any, ...]] | Path | threading.Event | None] = (
             queue.SimpleQueue()
         )
+        self._objects: list[ObjectInfo] = []
+        """As read by `open`, which is where a damaged database is noticed, until somebody takes them."""
+        self._scopes: list[tuple[str, bool, int]] = []
         self._reader: sqlite3.Connection | None = None
         self._thread: threading.Thread | None = None
 
@@ -103,6 +106,13 @@ class Cache:
         ):
             self.index[Key(key)] = Entry(Version(entry_version), size, file)
             self.bytes += size
+        self._objects = [
+            ObjectInfo(Key(key), Version(version), size, mtime_ns, md5)
+            for key, version, size, mtime_ns, md5 in self._reader.execute(
+                "SELECT key, version, size, mtime_ns, md5 FROM object ORDER BY key"
+            )
+        ]
+        self._scopes = [(p, bool(f), n) for p, f, n in self._reader.execute("SELECT prefix, flat, pages FROM scope")]
 
     def close(self) -> None:
         """Write what is queued and let go."""
@@ -182,19 +192,13 @@ class Cache:
     # --- the tree ------------------------------------------------------------------------------------------------
 
     def load_objects(self) -> list[ObjectInfo]:
-        """The tree as last saved, in key order."""
-        assert self._reader is not None
-        return [
-            ObjectInfo(Key(key), Version(version), size, mtime_ns, md5)
-            for key, version, size, mtime_ns, md5 in self._reader.execute(
-                "SELECT key, version, size, mtime_ns, md5 FROM object ORDER BY key"
-            )
-        ]
+        """The tree as it was saved when this was opened, in key order; once."""
+        objects, self._objects = self._objects, []
+        return objects
 
     def load_scopes(self) -> list[tuple[str, bool, int]]:
         """(prefix, flat, pages) of what had been listed whole; 0 pages: a directory nobody has looked into."""
-        assert self._reader is not None
-        return [(p, bool(f), n) for p, f, n in self._reader.execute("SELECT prefix, flat, pages FROM scope")]
+        return self._scopes
 
     def save_objects(self, changed: Iterable[ObjectInfo], gone: Iterable[Key]) -> None:
         """Take changes of the tree over."""

@@ -167,7 +167,9 @@ class Committer:
         for batch in batches:
             for generation in batch.discards:
                 if generation.path is not None:
-                    generation.path.unlink(missing_ok=True)
+                    # The rows are written: what is left of a file here goes at the next start.
+                    with contextlib.suppress(OSError):
+                        generation.path.unlink(missing_ok=True)
 
     def _sync_spool(self, batches: list[Batch]) -> None:
         # What these batches discard themselves leaves no row. What was discarded meanwhile does, until the next

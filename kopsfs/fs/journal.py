@@ -46,13 +46,20 @@ class Intent:
     generation: Generation | None
     after: int | None = None
     due: float = 0.0
-    """Unix time before which it is not started."""
+    """Unix time before which it is not started; what counts is how long after `created` that is."""
     held: str = ""
     """Why a guard or a refusal keeps it here; empty if nothing does."""
     created: float = 0.0
     ready: bool = True
     """False while a writable handle is open: a later flush would replace it. Not stored: a crash closes all."""
     uploading: bool = False
+    since: float = 0.0
+    """Monotonic time since which it is owed here: the wall clock may be set back. Not stored."""
+
+    @property
+    def delay_s(self) -> float:
+        """How long it waits for by itself."""
+        return max(0.0, self.due - self.created) if self.due else 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -159,7 +166,9 @@ class Journal:
         for row in connection.execute("SELECT * FROM intent ORDER BY id"):
             number, op, path, base, data, spool, size, digest, after, due, held, created = row
             generation = None if op == "delete" else self._generation(data, spool, size, digest)
-            intent = Intent(number, op, path, decode_base(base), generation, after, due, held, created)
+            intent = Intent(
+                number, op, path, decode_base(base), generation, after, due, held, created, since=time.monotonic()
+            )
             self._index(intent)
             self._next_id = max(self._next_id, number + 1, (after or 0) + 1)
         for path, kind, target, data, spool, size, digest in connection.execute("SELECT * FROM node"):
@@ -417,7 +426,9 @@ class Journal:
         held: str = "",
         ready: bool = True,
     ) -> Intent:
-        intent = Intent(self._next_id, op, path, base, generation, after, due, held, time.time(), ready)
+        intent = Intent(
+            self._next_id, op, path, base, generation, after, due, held, time.time(), ready, since=time.monotonic()
+        )
         self._next_id += 1
         self._index(intent)
         self._sql(

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 import trio
 
-from kopsfs.errors import DataError, NotFoundError, StoreError, TimedOutError
+from kopsfs.errors import DataError, NotFoundError, StoreError, TimedOutError, TransientError
 from kopsfs.fs.cache import Cache
 from kopsfs.fs.content import Content
 from kopsfs.fs.inode import Change, Inode
@@ -459,8 +459,11 @@ class Refresh:
         async def ask(key: Key) -> None:
             number = self.tree.ask()
             try:
-                await self.store.head(key)
-                there.append(key)
+                with trio.move_on_after(self.request_budget_s) as timer:
+                    await self.store.head(key)
+                    there.append(key)
+                if timer.cancelled_caught:  # a key the store chokes on must not keep all others from being refreshed
+                    refused.append(TransientError("head", key, "the store did not answer in time"))
             except NotFoundError:
                 gone[key] = number
             except StoreError as exc:

@@ -229,14 +229,15 @@ class Writeback:
             return None
         if intent.after is not None and self.journal.get(intent.after) is not None:
             return None
-        now = time.time()
-        pause = intent.due - now
+        now = time.monotonic()
+        delay = intent.delay_s
         if intent.path not in self._expedited:
-            pause = max(pause, intent.created + self._upload_delay_s - now)
+            delay = max(delay, self._upload_delay_s)
+        pause = intent.since + delay - now
         interval = self.store.capabilities.write_interval_s
         if interval:
-            pause = max(pause, self._last_write.get(intent.path, 0.0) + interval - time.monotonic())
-        return max(0.0, min(pause, 3600.0))
+            pause = max(pause, self._last_write.get(intent.path, 0.0) + interval - now)
+        return max(0.0, pause)
 
     def _blocked(self, intent: Intent) -> None:
         if intent.held:
@@ -246,7 +247,7 @@ class Writeback:
     async def _attempt(self, intent: Intent) -> float:
         """Ask the store once; how long to pause before the next attempt, in seconds, 0 where it is decided."""
         self.journal.start(intent)
-        self._last_write[intent.path] = time.monotonic()
+        self._note_write(intent.path)
         try:
             if intent.op == "put":
                 info, data = await self._put(intent)
@@ -281,6 +282,17 @@ class Writeback:
             return RETRY_S
         return 0.0
 
+    def _note_write(self, path: str) -> None:
+        """Where a store wants time between two writes of a key: when the last one was, for as long as that matters."""
+        interval = self.store.capabilities.write_interval_s
+        if not interval:
+            return
+        now = time.monotonic()
+        self._last_write.pop(path, None)
+        self._last_write[path] = now
+        while self._last_write[oldest := next(iter(self._last_write))] < now - interval:
+            del self._last_write[oldest]
+
     def _in_the_way(self, path: str) -> bool:
         """Is something owed of a name above this path, or below it?"""
         parts = path.split("/")
@@ -295,11 +307,16 @@ class Writeback:
         if generation.path is not None:
             await trio.to_thread.run_sync(generation.verify, intent.path)
         data = generation.data
-        if data is None and size < LARGE_BYTES:
-            data = await trio.to_thread.run_sync(generation.read)
-        if data is not None:
+        try:
+            if data is None and size < LARGE_BYTES:
+                data = await trio.to_thread.run_sync(generation.read)
+            file = generation.open() if data is None else None
+        except OSError as exc:
+            raise CorruptError("put", key, f"the journalled bytes cannot be read: {exc}") from exc
+        if file is None:
+            assert data is not None
             return await self.store.put(key, data, size, expected=base), data
-        with generation.open() as file:
+        with file:
             return await self.store.put(key, file, size, expected=base), None
 
     async def _took(self, intent: Intent, info: ObjectInfo, data: bytes | None) -> None:
@@ -380,7 +397,7 @@ class Writeback:
             path, intent.op, base, version, f" kept={conflict.id}" if conflict else "",
         )  # fmt: skip
         self._show(path, theirs if isinstance(theirs, ObjectInfo) else None, asked)
-        await self.committer.commit()
+        await self._durable()
         await self._paid(intent, StaleError(path))
         if conflict is not None and self.on_conflict is not None:
             self._nursery.start_soon(self.on_conflict, conflict)
