@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from kopsfs.errors import NoEntryError, StaleError, StoreError
-from kopsfs.fs.content import LARGE_BYTES
+from kopsfs.fs.content import LARGE_BYTES, LargeBlob
+from kopsfs.store.driver import Key, ObjectInfo, Version
 from tests.conftest import ExpectLog
 from tests.support.lives import ROOT_CALLER, Body, Life, Machine, during
 
@@ -160,3 +162,31 @@ def test_its_copy_is_nobody_elses_to_read(machine: Machine) -> None:
         assert machine.objects()["c/big"] == b"mine" + LARGE[4:]
 
     during(machine, body)
+
+
+def test_an_attempt_that_begins_anew_is_waited_for(tmp_path: Path) -> None:
+    """What had arrived is gone from the file for a moment: who reads it meanwhile must not take that for its end."""
+    info = ObjectInfo(Key("big"), Version("1"), 10, 0, None)
+
+    async def main() -> None:
+        blob = LargeBlob(info, tmp_path, 60.0)
+        blob._file.write(b"0123456789")
+        blob._progress(info, 10)
+        assert await blob.read(0, 10) == b"0123456789"
+        blob._file.seek(0)
+        blob._file.truncate()
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(await blob.read(0, 10))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            blob._file.write(b"0123456789")
+            blob._progress(info, 10)
+        assert got == [b"0123456789"]
+        blob.finished = True
+        blob.close()
+
+    trio.run(main)
