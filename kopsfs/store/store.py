@@ -9,7 +9,9 @@ the store has proven (`conditions.py`), and counters of requests by verb.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -33,7 +35,6 @@ from kopsfs.errors import (
 from kopsfs.store.breaker import PROBE_WINDOW_S, Breaker, Health
 from kopsfs.store.conditions import Conditions, Memory
 from kopsfs.store.driver import (
-    ABSENT,
     NO_PREFIX,
     Capabilities,
     Driver,
@@ -48,7 +49,7 @@ from kopsfs.store.driver import (
 )
 from kopsfs.store.many import Many
 from kopsfs.store.ports import Call, Engine, Outcome, Port, Threads, Wire
-from kopsfs.store.writes import Content, Write, carry_out
+from kopsfs.store.writes import TEACHER_TRIES, Content, Write, carry_out, in_turn
 
 __all__ = ["Deliver", "Health", "Store"]
 
@@ -265,17 +266,18 @@ class Store:
         await self._make_ready(writes=write.op == "put")
         assert self._conditions is not None
         # One write at a time teaches; those that waited for it go on side by side. Creations teach nothing.
-        if write.expected is not ABSENT and self._unproven(write):
-            async with self._learning:
-                if self._unproven(write):
-                    return await self._carry_out(write, self._conditions)
-        return await self._carry_out(write, self._conditions)
+        teach = functools.partial(self._carry_out, write, tries=TEACHER_TRIES)
+        if self._unproven(write) and await in_turn(self._learning, lambda: self._unproven(write), teach, self.pause):
+            return write.stored
+        return await self._carry_out(write)
 
-    async def _carry_out(self, write: Write, conditions: Conditions) -> ObjectInfo | None:
+    async def _carry_out(self, write: Write, tries: float = math.inf) -> ObjectInfo | None:
+        conditions = self._conditions
+        assert conditions is not None
         if self._head_before_put and write.op == "put" and not conditions.looks_first(write.expected):
             with contextlib.suppress(NotFoundError):
                 await self.head(write.key)
-        return await carry_out(write, conditions, self)
+        return await carry_out(write, conditions, self, tries)
 
     def _unproven(self, write: Write) -> bool:
         assert self._conditions is not None

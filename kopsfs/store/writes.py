@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, BinaryIO, Final, Literal, Protocol
+
+import trio
 
 from kopsfs.errors import ConflictError, NotFoundError, StoreDownError, TransientError, UnsupportedError
 from kopsfs.store.conditions import Conditions, Look, Plan, Seen, Send, Verdict
@@ -21,6 +24,9 @@ from kopsfs.store.ports import Call, Stored
 
 IN_MEMORY_MAX: Final = 8 << 20
 """A larger object is compared through a temporary file."""
+
+TEACHER_TRIES: Final = 4
+"""So often in a row may a write that teaches go unanswered before another has its turn: about 0.7 s."""
 
 
 class Asking(Protocol):
@@ -113,9 +119,34 @@ class Write:
         )
 
 
-async def carry_out(write: Write, conditions: Conditions, store: Asking) -> ObjectInfo | None:
-    """Do it; give what is stored (of a delete: None). Raises ConflictError."""
-    verdict = await _follow(_plan(write, conditions), write, conditions, store)
+async def in_turn(
+    turn: trio.Lock,
+    wanted: Callable[[], bool],
+    act: Callable[[], Awaitable[object]],
+    pause: Callable[[TransientError, int], Awaitable[None]],
+) -> bool:
+    """Act while nobody else does; False where it is not wanted any more. One key the store chokes on stops nobody else."""
+    attempt = 0
+    while wanted():
+        try:
+            async with turn:
+                if wanted():
+                    await act()
+                    return True
+        except StoreDownError:
+            raise
+        except TransientError as error:
+            await pause(error, attempt)
+            attempt += 1
+    return False
+
+
+async def carry_out(write: Write, conditions: Conditions, store: Asking, tries: float = math.inf) -> ObjectInfo | None:
+    """Do it; give what is stored (of a delete: None). Raises ConflictError.
+
+    Raises TransientError where so many `tries` in a row were not answered; whether one has acted the next will see.
+    """
+    verdict = await _follow(_plan(write, conditions), write, conditions, store, tries)
     store.note_conditions(conditions)
     if verdict is Verdict.DONE:
         return write.stored
@@ -140,7 +171,7 @@ def _plan(write: Write, conditions: Conditions) -> Plan:
     return (conditions.delete if write.op == "delete" else conditions.replace)(write.expected)
 
 
-async def _follow(plan: Plan, write: Write, conditions: Conditions, store: Asking) -> Verdict:
+async def _follow(plan: Plan, write: Write, conditions: Conditions, store: Asking, tries: float) -> Verdict:
     attempt = 0
     try:
         step = next(plan)
@@ -148,7 +179,7 @@ async def _follow(plan: Plan, write: Write, conditions: Conditions, store: Askin
             if isinstance(step, Look):
                 seen = await _look(step, write, store)
             else:
-                seen = await _send(step, write, conditions, store, attempt)
+                seen = await _send(step, write, conditions, store, attempt, last=attempt + 1 >= tries)
                 attempt = attempt + 1 if seen is Seen.LOST else 0
             step = plan.send(seen)
     except StopIteration as end:
@@ -170,7 +201,7 @@ async def _look(step: Look, write: Write, store: Asking) -> Seen:
     return Seen.OTHER
 
 
-async def _send(step: Send, write: Write, conditions: Conditions, store: Asking, attempt: int) -> Seen:
+async def _send(step: Send, write: Write, conditions: Conditions, store: Asking, attempt: int, *, last: bool) -> Seen:
     try:
         stored = await store.attempt(lambda: write.call(step.expected, step.form))
     except ConflictError as error:
@@ -185,6 +216,8 @@ async def _send(step: Send, write: Write, conditions: Conditions, store: Asking,
     except StoreDownError:
         raise
     except TransientError as error:
+        if last:
+            raise
         await store.pause(error, attempt)
         return Seen.LOST
     if isinstance(stored, Stored):
