@@ -313,6 +313,8 @@ def _encoded(data: dict[str, Any], type_name: str, table: schema.Types) -> dict[
                 out[name] = value
         elif not known.pointer and known.type in table:
             out[name] = _encoded({}, known.type, table)
+        elif known.type == "quantity" and not known.pointer:
+            out[name] = "0"  # a struct in Go, so `omitempty` does not leave it out
         elif known.always and not known.pointer:
             out[name] = {"string": "", "bool": False}.get(known.type, None if "<" in known.type else 0)
     if type_name in schema.KINDS and not out.get("metadata"):

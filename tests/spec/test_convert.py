@@ -133,6 +133,16 @@ def test_decoding_defaults(spec: str, default: dict[str, Any]) -> None:
     assert {name: done[name] for name in default} == default
 
 
+def test_a_quantity_that_is_no_pointer_is_always_written() -> None:
+    """Source: k8s.io/api core/v1/types.go:ResourceFieldSelector.Divisor, a struct, which encoding/json never omits."""
+    env = "kubeAPIServer: {env: [{name: GOMEMLIMIT, valueFrom: {resourceFieldRef: {resource: limits.memory%s}}}]}"
+    for given, divisor in (("", "0"), (", divisor: 1024Ki", "1Mi")):
+        for version in ("v1alpha2", "v1alpha3"):
+            spec = converted(cluster(env % given), version)["spec"]
+            reference = spec["kubeAPIServer"]["env"][0]["valueFrom"]["resourceFieldRef"]
+            assert reference == {"resource": "limits.memory", "divisor": divisor}
+
+
 def test_groups_flatten_their_root_volume() -> None:
     there = converted(group("role: Master, rootVolumeSize: 5, rootVolumeEncryption: false"), "v1alpha3")["spec"]
     assert there == {"role": "ControlPlane", "rootVolume": {"size": 5, "encryption": False}}

@@ -17,6 +17,7 @@ from kopsfs.spec.facts import Facts
 from kopsfs.spec.field import Kind, RefusedError
 from kopsfs.spec.infer import infer
 from kopsfs.spec.inference import assignments, machines, pipeline, subnets
+from kopsfs.spec.inference.cluster import service_ip
 from kopsfs.spec.inference.gcenames import name_for_cluster, truncated
 from kopsfs.spec.inference.steps import BEFORE_API
 from kopsfs.spec.rules import Draft, Rule
@@ -324,3 +325,18 @@ def test_assignments_are_made_once() -> None:
         again = Draft(copy.deepcopy(once.data), "Cluster", case.facts)
         again.run(assignments.RULES)
         assert again.data == once.data, case.name
+
+
+@pytest.mark.parametrize(
+    ("services", "tenth"),
+    [
+        ("100.64.0.0/13", "100.64.0.10"),
+        ("fd00:5e4f:ce::/108", "fd00:5e4f:ce::a"),
+        ("::/108", "::a"),
+        ("255.255.255.248/29", "0.0.0.2"),
+    ],
+)
+def test_an_address_of_the_service_range_stays_in_its_family(services: str, tenth: str) -> None:
+    """Source: pkg/model/components/context.go:WellKnownServiceIP, which adds to a uint32 or to 16 bytes."""
+    draft = Draft({"spec": {"networking": {"serviceClusterIPRange": services}}}, "Cluster", Facts())
+    assert service_ip(draft, 10) == tenth

@@ -6,8 +6,6 @@ Source: kops pkg/apis/kops/cluster.go, networking.go; upup/pkg/fi/cloudup/gce/ne
 
 from __future__ import annotations
 
-import ipaddress
-
 from kopsfs.spec import versions
 from kopsfs.spec.rules import Draft
 from kopsfs.spec.validation.values import is_ipv6_cidr, network
@@ -67,4 +65,5 @@ def service_ip(draft: Draft, number: int) -> str:
     net = network(services)
     if net is None:
         draft.fail(f"error parsing ServiceClusterIPRange {services!r}", field=f"{NETWORKING}.serviceClusterIPRange")
-    return str(ipaddress.ip_address(int(net.network_address) + number))
+    found = (int(net.network_address) + number) % (1 << net.max_prefixlen)  # Go's uint32 wraps around
+    return str(type(net.network_address)(found))
