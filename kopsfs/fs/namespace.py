@@ -139,7 +139,7 @@ class Namespace:
         path = self.tree.path(inode)
         key = self.tree.key(inode)
         if inode.local:
-            self.journal.drop_node(path)
+            self.journal.drop_node(key)
         else:
             self._owe_deletion(inode, key, caller)
         self.journal.drop_attribute(path)
@@ -333,7 +333,7 @@ class Namespace:
     def _clear(self, target: Inode, path: str) -> None:
         """What has the name makes room; what is owed of the path is inherited by what comes."""
         if target.local:
-            self.journal.drop_node(path)
+            self.journal.drop_node(self.tree.key(target))
         self.journal.drop_attribute(path)
         self.parts.writeback.writers.pop(self.tree.key(target), None)
         self.tree.unlink(target)
@@ -358,10 +358,10 @@ class Namespace:
         self.parts.writeback.writers.pop(old_key, None)
         put = None
         if inode.kind == "link":
-            self.journal.keep_node(new_path, "link", target=inode.target)
+            self.journal.keep_node(key, "link", target=inode.target)
         elif becomes_local:
             assert generation is not None
-            self.journal.keep_node(new_path, "file", generation=generation)
+            self.journal.keep_node(key, "file", generation=generation)
             inode.generation = generation
         else:
             assert generation is not None
@@ -372,7 +372,7 @@ class Namespace:
             inode.generation = None
             self.parts.writeback.writers[key] = inode
         if was_local:
-            self.journal.drop_node(old_path)
+            self.journal.drop_node(old_key)
         else:
             due = time.time() + self.parts.delete_delay_s if becomes_local else 0.0
             self._owe_deletion(inode, old_key, caller, after=put.id if put else None, due=due)

@@ -401,8 +401,7 @@ class Tree:
             inode.base_path = key
             self._reap(inode)
             return []
-        if not inode.local:
-            inode.key = key
+        inode.key = key
         self._relink(parent, alias, inode)
         return [Change("create", parent, alias, inode, path + names.SHADOW_SUFFIX)]
 

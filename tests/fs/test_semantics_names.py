@@ -329,3 +329,23 @@ def test_bytes_of_a_file_that_loses_its_name_to_a_directory_are_stored(machine: 
         assert machine.objects()[f"c/{name}"] == b"mine"
 
     during(machine, body)
+
+
+def test_a_link_that_is_removed_under_its_alias_does_not_come_back(machine: Machine) -> None:
+    """What lives only here is kept for the name it was made with, also while a stored directory has that."""
+
+    async def remove(life: Life) -> None:
+        await life.symlink(b"config", "c/current")
+        machine.put("c/current/x", b"x")
+        await trio.sleep(2)
+        assert "current.__file__" in await life.ls("c")
+        await life.unlink("c/current.__file__")
+        await trio.sleep(1)
+
+    async def look(life: Life) -> None:
+        await trio.sleep(3)
+        assert "current" not in await life.ls("c")
+
+    during(machine, remove)
+    machine.delete("c/current/x")
+    during(machine, look)
