@@ -344,6 +344,10 @@ class Journal:
         """Why it is held, or what it waits for is; empty if nothing but time is in its way."""
         return next((one.held for one in self._before(intent) if one.held), "")
 
+    def payable(self, intent: Intent) -> bool:
+        """Is nothing but time in its way: is neither it nor what it waits for held, or open for writing?"""
+        return all(one.ready and not one.held for one in self._before(intent))
+
     def expedite(self, intent: Intent) -> None:
         """Start it now, without its delay."""
         if intent.due:

@@ -164,8 +164,8 @@ class Writeback:
             await self._settled.wait()
 
     def left(self) -> list[Intent]:
-        """What is still owed and can be paid as things are; not what is open for writing."""
-        return [i for i in self.journal.all() if i.ready and not self.journal.stuck(i)]
+        """What is still owed and can be paid as things are; not what is open for writing, nor what waits for that."""
+        return [intent for intent in self.journal.all() if self.journal.payable(intent)]
 
     async def progress(self) -> None:
         """Wait until something was settled or held."""

@@ -51,6 +51,23 @@ def test_what_was_written_is_what_the_store_holds_and_the_reverse(machine: Machi
     during(machine, body)
 
 
+def test_a_flush_does_not_wait_for_a_file_that_is_written_under_a_new_name(machine: Machine) -> None:
+    """The deletion of the old name comes after the put of the new one, which comes after the close."""
+
+    async def body(life: Life) -> None:
+        handle = await life.open("c/config", os.O_WRONLY)
+        await life.write(handle, b"new")
+        await life.rename("c/config", "c/renamed")
+        await life.drain(budget_s=1)
+        assert {*machine.objects()} >= {"c/config"}
+        await life.close(handle)
+        await life.drain()
+        assert machine.objects()["c/renamed"][:3] == b"new"
+        assert "c/config" not in machine.objects()
+
+    during(machine, body)
+
+
 # -- 2: nothing lost ------------------------------------------------------------------------------------------------------
 
 
