@@ -211,9 +211,9 @@ class Files:
         try:
             return await blob.read(offset, size)
         except StoreError as exc:
-            if inode.content is not blob and _at_hand(inode):
-                return await self.read(number, offset, size)  # emptied or written to meanwhile
-            raise DataError(str(exc)) from exc
+            if inode.content is blob or not _at_hand(inode):
+                raise DataError(str(exc)) from exc
+        return await self.read(number, offset, size)  # it was emptied or written to meanwhile
 
     async def write(self, number: int, offset: int, data: bytes) -> int:
         """Put bytes into the spool. Raises SpaceError, FileTooLargeError. Cost: 0."""
