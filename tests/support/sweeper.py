@@ -5,10 +5,10 @@
     with sweeps(tree=directory):            # a directory and what is mounted below
     with sweeps(mounts=directory):          # what is mounted below
 
-Killed, a run is survived by a small process that sweeps. A run that ends by itself (or by Ctrl-C) leaves the blocks and thereby takes its words back. One that ends by SIGKILL, by
-SIGTERM or by pytest-timeout, which calls `os._exit`, cannot: this process reads what it said from a pipe, and when the
-kernel closes the pipe it kills, unmounts and removes what is left. PR_SET_PDEATHSIG would not do: it goes by the thread
-that started a program, spares the program's children, and knows no directories.
+A run that ends by itself (or by Ctrl-C) leaves the blocks and thereby takes its words back. One that ends by SIGKILL, by
+SIGTERM or by pytest-timeout, which calls `os._exit`, cannot: it is survived by a small process that reads what it said
+from a pipe, and when the kernel closes the pipe kills, unmounts and removes what is left. PR_SET_PDEATHSIG would not do: it
+goes by the thread that started a program, spares the program's children, and knows no directories.
 """
 
 from __future__ import annotations
