@@ -252,9 +252,8 @@ class Access:
         if authorization.startswith("bearer "):
             authorization = "B" + authorization[1:]
         if parts.scheme == "http" and not _is_loopback(parts.hostname):
-            authorization = (
-                ""  # a secret in the clear. Source: clientcmd/client_config.go ClientConfig, IsConfigTransportTLS
-            )
+            # It would be a secret in the clear. Source: clientcmd/client_config.go ClientConfig, IsConfigTransportTLS
+            authorization = ""
         now = self._clock()
         due = renew_at(row["ends"], now, MARGIN_S)
         if row["token_file"]:
